@@ -1,0 +1,94 @@
+//! The way back to the client while its call runs: notifications out, questions out and answers in, cancellation in.
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::json::{Object, Value};
+
+/// What an upstream sends while a call runs.
+#[derive(Debug)]
+pub enum Notice {
+    /// `notifications/progress`, its params without the token.
+    Progress(Object),
+    /// `notifications/message`, its params.
+    Log(Object),
+    /// A request of the upstream's (`sampling/createMessage`, `elicitation/create`, `roots/list`) that a
+    /// grant lets through; the answer comes back through the sender. Dropping the sender refuses it.
+    Ask {
+        /// The method.
+        method: String,
+        /// Its params.
+        params: Value,
+        /// Where the client's answer goes.
+        answer: oneshot::Sender<FromClient>,
+    },
+}
+
+/// A client's answer to an upstream's question.
+#[derive(Debug)]
+pub enum FromClient {
+    /// The `result`.
+    Result(Value),
+    /// The `error` object.
+    Error(Value),
+}
+
+/// What the client can do and wants, as it told with this request or in its handshake.
+#[derive(Clone, Debug, Default)]
+pub struct ClientSide {
+    /// The client asked for progress.
+    pub wants_progress: bool,
+    /// `clientCapabilities`.
+    pub capabilities: Object,
+    /// The least log level it wants, if it said.
+    pub log_level: Option<String>,
+    /// It speaks 2026-07-28 or newer.
+    pub modern: bool,
+}
+
+/// The upstream's end of the link.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// What the client can do.
+    pub client: ClientSide,
+    notices: Option<mpsc::Sender<Notice>>,
+    cancelled: watch::Receiver<bool>,
+    // keeps `cancelled` open for a link that nobody can cancel
+    _held: Option<std::sync::Arc<watch::Sender<bool>>>,
+}
+
+impl Link {
+    /// A link with its two ends for the door: where notices arrive (at most `room` wait; an upstream
+    /// that floods loses its notices, not its result) and the switch that cancels.
+    pub fn new(client: ClientSide, room: usize) -> (Self, mpsc::Receiver<Notice>, watch::Sender<bool>) {
+        let (notices, arriving) = mpsc::channel(room);
+        let (cancel, cancelled) = watch::channel(false);
+        (Self { client, notices: Some(notices), cancelled, _held: None }, arriving, cancel)
+    }
+
+    /// A link for a caller that wants no notices and cannot cancel.
+    pub fn none() -> Self {
+        let (cancel, cancelled) = watch::channel(false);
+        Self { client: ClientSide::default(), notices: None, cancelled, _held: Some(std::sync::Arc::new(cancel)) }
+    }
+
+    /// Offers a notice to the client; when nobody listens or the queue is full it is dropped.
+    /// An [`Notice::Ask`] so dropped refuses the question.
+    pub fn notify(&self, notice: Notice) {
+        if let Some(notices) = &self.notices {
+            // a full queue loses the notice by design
+            let _lost = notices.try_send(notice);
+        }
+    }
+
+    /// Whether the client has given up on the call.
+    pub fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
+    /// Returns once the client has given up on the call: it said so, or its connection went away.
+    pub async fn cancelled(&self) {
+        let mut cancelled = self.cancelled.clone();
+        // an error means that the door's end is gone, and with it the client
+        let _gone = cancelled.wait_for(|cancelled| *cancelled).await;
+    }
+}

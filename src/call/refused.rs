@@ -1,0 +1,158 @@
+//! Why a call went no further.
+
+use std::fmt;
+
+/// JSON Pointer (RFC 6901) into the arguments; empty for the whole.
+pub type Pointer = String;
+
+/// Why the road refused a call, in order of precedence. [`Refused::code`] is public interface;
+/// the sentence is for the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no such tool, or no grant could ever let this principal call it: which, is not told.
+    UnknownTool,
+    /// The tool's definition changed since it was reviewed.
+    ToolQuarantined,
+    /// The arguments have no canonical form (I-JSON, RFC 7493).
+    NotCanonical {
+        /// Where.
+        pointer: Pointer,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The arguments do not fit the contract.
+    InvalidArguments {
+        /// Where.
+        pointer: Pointer,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A policy could not be evaluated, so nothing is decided in its favour.
+    PolicyError,
+    /// A guardrail forbids it.
+    Forbidden {
+        /// The `@reason` of the policy, if it has one.
+        reason: Option<String>,
+    },
+    /// No grant permits this call with these arguments.
+    NotGranted,
+    /// A grant permits it, but not this often.
+    LimitExceeded {
+        /// Until the limit lets one through again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// A person has to countersign, and nobody can here yet.
+    ApprovalRequired {
+        /// Whose countersignature, by role.
+        roles: Vec<String>,
+        /// The `@reason` of the policy, if it has one.
+        reason: Option<String>,
+    },
+    /// The tool server is not reachable, or its circuit breaker is open.
+    UpstreamUnavailable {
+        /// When to try again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// Too many calls wait for that tool server.
+    UpstreamBusy {
+        /// When to try again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// More than one upstream has a resource of that name.
+    AmbiguousResource,
+    /// Countersign is stopping.
+    Stopping,
+    /// Countersign itself cannot take the call: the ledger cannot be written, or the like.
+    Unavailable(Fault),
+}
+
+/// A fault of ours. The agent reads "unavailable" and the call's id; the operator's log reads this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault(pub String);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl Refused {
+    /// The stable reason code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownTool => "unknown_tool",
+            Self::ToolQuarantined => "tool_quarantined",
+            Self::NotCanonical { .. } => "arguments_not_canonical",
+            Self::InvalidArguments { .. } => "arguments_invalid",
+            Self::PolicyError => "policy_error",
+            Self::Forbidden { .. } => "forbidden",
+            Self::NotGranted => "not_granted",
+            Self::LimitExceeded { .. } => "limit_exceeded",
+            Self::ApprovalRequired { .. } => "approval_required",
+            Self::UpstreamUnavailable { .. } => "upstream_unavailable",
+            Self::UpstreamBusy { .. } => "upstream_busy",
+            Self::AmbiguousResource => "ambiguous_resource",
+            Self::Stopping => "stopping",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// When trying again could help, milliseconds.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::LimitExceeded { retry_after_ms }
+            | Self::UpstreamUnavailable { retry_after_ms }
+            | Self::UpstreamBusy { retry_after_ms } => Some(*retry_after_ms),
+            Self::Stopping | Self::Unavailable(_) => Some(1_000),
+            _ => None,
+        }
+    }
+
+    /// Where in the arguments, when there is a place.
+    pub fn pointer(&self) -> Option<&str> {
+        match self {
+            Self::NotCanonical { pointer, .. } | Self::InvalidArguments { pointer, .. } => Some(pointer),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    /// The sentence for the agent: what is wrong and what to do, never an operator's detail.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |pointer: &str| if pointer.is_empty() { "the arguments".to_owned() } else { format!("`{pointer}`") };
+        match self {
+            Self::UnknownTool => f.write_str("unknown tool"),
+            Self::ToolQuarantined => {
+                f.write_str("this tool changed since it was reviewed; an operator has to accept it first")
+            }
+            Self::NotCanonical { pointer, problem } | Self::InvalidArguments { pointer, problem } => {
+                write!(f, "{} {problem}; correct it and call again", at(pointer))
+            }
+            Self::PolicyError => f.write_str("a policy could not be evaluated for this call; tell an operator"),
+            Self::Forbidden { reason: Some(reason) } => write!(f, "a guardrail forbids this call: {reason}"),
+            Self::Forbidden { reason: None } => f.write_str("a guardrail forbids this call"),
+            Self::NotGranted => f.write_str("no grant permits this call with these arguments"),
+            Self::LimitExceeded { retry_after_ms } => {
+                write!(f, "the limit for this tool is used up; try again in {} s", retry_after_ms.div_ceil(1_000))
+            }
+            Self::ApprovalRequired { roles, reason } => {
+                f.write_str("this call needs a countersignature")?;
+                if !roles.is_empty() {
+                    write!(f, " from {}", roles.join(" and "))?;
+                }
+                if let Some(reason) = reason {
+                    write!(f, ": {reason}")?;
+                }
+                Ok(())
+            }
+            Self::UpstreamUnavailable { .. } => f.write_str("the tool server cannot be reached now; try again later"),
+            Self::UpstreamBusy { .. } => f.write_str("too many calls wait for this tool server; try again later"),
+            Self::AmbiguousResource => f.write_str("more than one tool server has a resource of that name"),
+            Self::Stopping => f.write_str("the server is stopping; try again shortly"),
+            Self::Unavailable(_) => f.write_str("the call could not be taken; try again, or tell an operator its id"),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Whether a schema can be trusted to bound anything.

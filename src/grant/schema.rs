@@ -1,0 +1,1 @@
+//! The Cedar schema that contracts give.

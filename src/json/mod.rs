@@ -1,0 +1,74 @@
+//! One strict reader and one canonical form for every byte of JSON that comes from outside.
+//!
+//! [`parse`] reads RFC 8259 text once and refuses what other parsers disagree about: duplicate member
+//! names (after unescaping), lone surrogates, invalid UTF-8, a byte order mark, trailing text. Number
+//! text is kept exactly as sent. [`Canonical`] is the RFC 8785 form of a tree within I-JSON (RFC 7493).
+
+mod canonical;
+mod parse;
+mod validate;
+mod value;
+
+pub use canonical::{Canonical, NotCanonical};
+pub use parse::{Limits, ParseError, ParseErrorKind, parse};
+pub use validate::Tree;
+pub use value::{Number, Object, Value};
+
+use std::fmt;
+
+/// A SHA-256 digest; prints as `sha256:<lower hex>`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The SHA-256 of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut out = [0; 32];
+        out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+        Self(out)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not `sha256:` and 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotADigest;
+
+impl fmt::Display for NotADigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a digest reads `sha256:` and 64 lower-case hexadecimal digits")
+    }
+}
+
+impl std::error::Error for NotADigest {}
+
+impl std::str::FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64).ok_or(NotADigest)?;
+        let nibble = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(NotADigest),
+        };
+        let mut out = [0; 32];
+        for (place, pair) in out.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            let [high, low] = pair else { return Err(NotADigest) };
+            *place = nibble(*high)? << 4 | nibble(*low)?;
+        }
+        Ok(Self(out))
+    }
+}

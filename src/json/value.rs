@@ -1,0 +1,328 @@
+//! The tree that [`parse`](super::parse) makes: members in the order they came, number text as sent.
+
+use std::ops::Range;
+
+/// A JSON value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number, by its text.
+    Number(Number),
+    /// A string, unescaped.
+    String(String),
+    /// An array.
+    Array(Vec<Value>),
+    /// An object.
+    Object(Object),
+}
+
+/// A number as it was written. Two numbers are equal when their texts are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Number(pub(super) Box<str>);
+
+/// An object: its members in the order they came, no name twice.
+#[derive(Clone, Debug, Default)]
+pub struct Object {
+    pub(super) members: Vec<Member>,
+}
+
+/// One member, and where its value stood in the text that was parsed (empty when it was made here).
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) value: Value,
+    pub(super) span: Range<usize>,
+}
+
+impl PartialEq for Object {
+    /// Order and place do not count: two objects are equal when they have the same members.
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().all(|(name, value)| other.get(name) == Some(value))
+    }
+}
+
+impl Number {
+    /// The text, exactly as sent.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The value when the text is a plain integer (no fraction, no exponent) that fits.
+    pub fn as_i64(&self) -> Option<i64> {
+        self.0.parse().ok()
+    }
+
+    /// The nearest double; infinite where the text is out of range.
+    pub fn as_f64(&self) -> f64 {
+        self.0.parse().unwrap_or(f64::NAN)
+    }
+}
+
+impl From<i64> for Number {
+    fn from(value: i64) -> Self {
+        Self(value.to_string().into_boxed_str())
+    }
+}
+
+impl Value {
+    /// The object, if it is one.
+    pub fn as_object(&self) -> Option<&Object> {
+        match self {
+            Self::Object(object) => Some(object),
+            _ => None,
+        }
+    }
+
+    /// The items, if it is an array.
+    pub fn as_array(&self) -> Option<&[Self]> {
+        match self {
+            Self::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The text, if it is a string.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The truth value, if it is one.
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(truth) => Some(*truth),
+            _ => None,
+        }
+    }
+
+    /// The number, if it is one.
+    pub fn as_number(&self) -> Option<&Number> {
+        match self {
+            Self::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The member of that name, if it is an object that has one.
+    pub fn get(&self, name: &str) -> Option<&Self> {
+        self.as_object()?.get(name)
+    }
+
+    /// Appends the compact text: order, number text and every member kept, no line break in it.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Null => out.extend_from_slice(b"null"),
+            Self::Bool(true) => out.extend_from_slice(b"true"),
+            Self::Bool(false) => out.extend_from_slice(b"false"),
+            Self::Number(number) => out.extend_from_slice(number.0.as_bytes()),
+            Self::String(text) => write_string(text, out),
+            Self::Array(items) => {
+                out.push(b'[');
+                for (place, item) in items.iter().enumerate() {
+                    if place > 0 {
+                        out.push(b',');
+                    }
+                    item.write(out);
+                }
+                out.push(b']');
+            }
+            Self::Object(object) => object.write(out),
+        }
+    }
+
+    /// The compact text, as [`Value::write`] makes it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        self.write(&mut out);
+        out
+    }
+
+    /// The same tree for libraries that want serde_json's; numbers that a double or a 64-bit integer
+    /// cannot hold come out as the nearest double, so nothing is decided on such a copy.
+    pub fn to_serde(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Bool(truth) => (*truth).into(),
+            Self::Number(number) => match (number.as_i64(), number.0.parse::<u64>()) {
+                (Some(integer), _) => integer.into(),
+                (None, Ok(integer)) => integer.into(),
+                (None, Err(_)) => serde_json::Number::from_f64(number.as_f64())
+                    .map_or(serde_json::Value::Null, serde_json::Value::Number),
+            },
+            Self::String(text) => text.as_str().into(),
+            Self::Array(items) => items.iter().map(Self::to_serde).collect::<Vec<_>>().into(),
+            Self::Object(object) => serde_json::Value::Object(
+                object.iter().map(|(name, value)| (name.to_owned(), value.to_serde())).collect(),
+            ),
+        }
+    }
+}
+
+impl From<&serde_json::Value> for Value {
+    fn from(value: &serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::Null => Self::Null,
+            serde_json::Value::Bool(truth) => Self::Bool(*truth),
+            serde_json::Value::Number(number) => Self::Number(Number(number.to_string().into_boxed_str())),
+            serde_json::Value::String(text) => Self::String(text.clone()),
+            serde_json::Value::Array(items) => Self::Array(items.iter().map(Self::from).collect()),
+            serde_json::Value::Object(members) => {
+                Self::Object(members.iter().map(|(name, value)| (name.clone(), Self::from(value))).collect())
+            }
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::String(text)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Self {
+        Self::Bool(truth)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(integer: i64) -> Self {
+        Self::Number(integer.into())
+    }
+}
+
+impl From<Object> for Value {
+    fn from(object: Object) -> Self {
+        Self::Object(object)
+    }
+}
+
+impl From<Vec<Value>> for Value {
+    fn from(items: Vec<Value>) -> Self {
+        Self::Array(items)
+    }
+}
+
+impl Object {
+    /// An object without members.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many members it has.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The member of that name.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.members.iter().find(|member| member.name == name).map(|member| &member.value)
+    }
+
+    /// Where the value of that member stood in the parsed text; `None` when there is no such member or
+    /// it was not parsed from text.
+    pub fn span(&self, name: &str) -> Option<Range<usize>> {
+        let member = self.members.iter().find(|member| member.name == name)?;
+        (!member.span.is_empty()).then(|| member.span.clone())
+    }
+
+    /// Name and value of each member, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.members.iter().map(|member| (member.name.as_str(), &member.value))
+    }
+
+    /// Sets a member, in its old place if there is one, else at the end.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Value>) {
+        let (name, value) = (name.into(), value.into());
+        match self.members.iter_mut().find(|member| member.name == name) {
+            Some(member) => {
+                member.value = value;
+                member.span = 0..0;
+            }
+            None => self.members.push(Member { name, value, span: 0..0 }),
+        }
+    }
+
+    /// The object with one more member: for building in one expression.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.insert(name, value);
+        self
+    }
+
+    /// Takes the member out.
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        let place = self.members.iter().position(|member| member.name == name)?;
+        Some(self.members.remove(place).value)
+    }
+
+    /// Appends the compact text.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for (place, member) in self.members.iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            write_string(&member.name, out);
+            out.push(b':');
+            member.value.write(out);
+        }
+        out.push(b'}');
+    }
+}
+
+impl FromIterator<(String, Value)> for Object {
+    /// The caller sees to it that no name comes twice.
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(members: I) -> Self {
+        let members = members.into_iter().map(|(name, value)| Member { name, value, span: 0..0 }).collect();
+        Self { members }
+    }
+}
+
+/// Appends a string literal in the form of RFC 8785, section 3.2.2.2: the two-character escapes where
+/// there is one, `\u00xx` for the other control characters, all else as it is.
+pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut clean = 0;
+    for (place, byte) in bytes.iter().enumerate() {
+        let short = match byte {
+            b'"' => b'"',
+            b'\\' => b'\\',
+            0x08 => b'b',
+            0x09 => b't',
+            0x0a => b'n',
+            0x0c => b'f',
+            0x0d => b'r',
+            0x00..=0x1f => 0,
+            _ => continue,
+        };
+        out.extend_from_slice(bytes.get(clean..place).unwrap_or_default());
+        clean = place + 1;
+        if short == 0 {
+            let nibble = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', nibble(byte >> 4), nibble(byte & 15)]);
+        } else {
+            out.extend_from_slice(&[b'\\', short]);
+        }
+    }
+    out.extend_from_slice(bytes.get(clean..).unwrap_or_default());
+    out.push(b'"');
+}

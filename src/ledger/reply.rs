@@ -1,0 +1,81 @@
+//! What the agent is told. Minted in the ledger only, so that nothing is answered unrecorded.
+
+use bytes::Bytes;
+
+use super::Recorded;
+use crate::{
+    call::{CallId, Caller, Operation, Refused},
+    json::Value,
+    upstream::Outcome,
+};
+
+/// The answer to one call.
+#[derive(Debug)]
+pub struct Reply {
+    call: CallId,
+    operation: Operation,
+    body: Body,
+}
+
+/// What the answer says.
+#[derive(Debug)]
+pub enum Body {
+    /// The upstream's result.
+    Result {
+        /// Its tree.
+        tree: Value,
+        /// Its text, lossless and without a line break.
+        text: Bytes,
+    },
+    /// The upstream's JSON-RPC error.
+    Error {
+        /// The `error` object.
+        tree: Value,
+        /// Its text, lossless and without a line break.
+        text: Bytes,
+    },
+    /// The call was refused.
+    Refused(Refused),
+    /// The call was forwarded and nobody knows how it ended.
+    Unknown {
+        /// Why, a short stable code.
+        why: &'static str,
+    },
+}
+
+impl Reply {
+    pub(super) fn refused(refused: Refused, caller: Caller) -> Self {
+        Self { call: caller.id, operation: caller.operation, body: Body::Refused(refused) }
+    }
+
+    pub(super) fn settled(recorded: Recorded, outcome: Outcome, _findings: Vec<String>) -> Self {
+        let call = recorded.call().call();
+        let body = match outcome {
+            Outcome::Result { tree, text } => Body::Result { tree, text },
+            Outcome::Error { tree, text } => Body::Error { tree, text },
+            Outcome::NotSent { retry_after_ms, busy: true, .. } => {
+                Body::Refused(Refused::UpstreamBusy { retry_after_ms })
+            }
+            Outcome::NotSent { retry_after_ms, busy: false, .. } => {
+                Body::Refused(Refused::UpstreamUnavailable { retry_after_ms })
+            }
+            Outcome::Unknown { why, .. } => Body::Unknown { why },
+        };
+        Self { call: call.id().clone(), operation: call.operation(), body }
+    }
+
+    /// The call it answers.
+    pub fn call(&self) -> &CallId {
+        &self.call
+    }
+
+    /// The method it answers.
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// What it says.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+}

@@ -1,0 +1,218 @@
+//! The road of a call, top to bottom.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use arc_swap::ArcSwap;
+use tokio::task::JoinSet;
+
+use crate::{
+    call::{Fault, Identified, Operation, Principal, Received, Refused},
+    clock::Clock,
+    contract::{Advertised, Catalog, Tool, UpstreamName},
+    grant::{Asked, Basis, Decision, Grants, Permitted, Sessions, Visibility},
+    identity::Identity,
+    ledger::{Ledger, Reply},
+    observe::Metrics,
+    upstream::{Host, Upstreams},
+};
+
+/// What a call meets on its way, shared by every door.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Time.
+    pub clock: Clock,
+    /// Who is calling.
+    pub identity: Identity,
+    /// What is offered now.
+    pub catalog: ArcSwap<Catalog>,
+    /// Who may do what now.
+    pub grants: ArcSwap<Grants>,
+    /// What each principal did in its task.
+    pub sessions: Sessions,
+    /// What happened.
+    pub ledger: Ledger,
+    /// The tool servers.
+    pub upstreams: Upstreams,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Remakes the catalog when an upstream tells what it has.
+    pub on_advertised: Box<dyn OnAdvertised>,
+    /// Calls whose client went away before they ended.
+    pub detached: Detached,
+}
+
+/// What to do when an upstream tells what tools it has; see [`Host::advertised`].
+pub trait OnAdvertised: Send + Sync + std::fmt::Debug {
+    /// Remakes the catalog and the grants of `pipeline`.
+    fn advertised(&self, pipeline: &Pipeline, upstream: &UpstreamName, advertised: Advertised);
+}
+
+impl Pipeline {
+    /// Takes a call along the whole road. If the returned future is dropped, a call that is on its way
+    /// to an upstream is cancelled there as far as its protocol can, and its outcome is recorded all the same.
+    pub async fn handle(self: &Arc<Self>, received: Received, who: Identified) -> Reply {
+        match self.admit(received, who) {
+            Ok(call) => {
+                let road = Arc::clone(self);
+                Owned::new(Box::pin(async move { road.perform(call).await }), Arc::downgrade(self)).await
+            }
+            Err(stopped) => {
+                let (refused, caller, basis) = *stopped;
+                self.metrics.refused(refused.code());
+                self.ledger.refuse(refused, caller, basis).await
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        received: Received,
+        who: Identified,
+    ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
+        let call = received.authenticate(who);
+        let grants = self.grants.load();
+        let call = match call.validate(&self.catalog.load()) {
+            Ok(call) => call,
+            Err(stopped) => {
+                let (refused, caller) = *stopped;
+                // a tool that no grant reaches is as unknown as one that is not there
+                let told = match &caller.tool {
+                    Some(tool) if grants.visibility(&caller.principal, tool).is_none() => Refused::UnknownTool,
+                    _ => refused,
+                };
+                return Err(Box::new((told, caller, Basis::default())));
+            }
+        };
+        match grants.decide(call, &self.sessions) {
+            Decision::Permit(call) => Ok(call),
+            Decision::Hold(call) => Err(stopped(*call.refuse())),
+            Decision::Deny(denied) => {
+                let (refused, call, basis) = *denied;
+                let hidden = grants.visibility(call.principal(), call.tool()).is_none();
+                let told = if hidden { Refused::UnknownTool } else { refused };
+                Err(stopped((told, call, basis)))
+            }
+        }
+    }
+
+    /// The only path to an upstream: recorded before it leaves, settled before it is answered.
+    async fn perform(&self, call: Permitted) -> Reply {
+        match self.ledger.intend(call).await {
+            Ok(call) => {
+                let tool = Arc::clone(call.call().call().tool());
+                let forwarded = self.upstreams.forward(call).await;
+                self.ledger.settle(tool.inspect(forwarded)).await
+            }
+            Err(stopped) => {
+                let (refused, caller, basis) = *stopped;
+                self.metrics.refused(refused.code());
+                self.ledger.refuse(refused, caller, basis).await
+            }
+        }
+    }
+
+    /// The tools that some grant could let this principal call, by name.
+    pub fn offers(&self, principal: &Principal) -> Vec<(Arc<Tool>, Visibility)> {
+        let (catalog, grants) = (self.catalog.load(), self.grants.load());
+        catalog.tools().filter_map(|tool| Some((Arc::clone(tool), grants.visibility(principal, tool)?))).collect()
+    }
+
+    /// Whether some grant could let this principal use that operation of an upstream.
+    pub fn reaches(&self, principal: &Principal, operation: Operation, upstream: &UpstreamName) -> bool {
+        self.grants.load().reaches(principal, operation, upstream)
+    }
+
+    /// Waits until the calls whose clients went away have ended.
+    pub async fn settle_detached(&self) {
+        self.detached.finish().await;
+    }
+}
+
+fn stopped(
+    (refused, call, basis): (Refused, crate::call::Validated, Basis),
+) -> Box<(Refused, crate::call::Caller, Basis)> {
+    Box::new((refused, call.caller(), basis))
+}
+
+impl Host for Pipeline {
+    fn advertised(&self, upstream: &UpstreamName, advertised: Advertised) {
+        self.on_advertised.advertised(self, upstream, advertised);
+    }
+
+    fn offered(&self, tool: &Tool) -> bool {
+        self.catalog.load().find(tool.operation, &tool.name).is_some_and(|now| now.digest == tool.digest)
+    }
+
+    fn may_ask(&self, principal: &Principal, asked: Asked, upstream: &UpstreamName) -> bool {
+        self.grants.load().may_ask(principal, asked, upstream, &self.sessions)
+    }
+}
+
+type Road = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Runs a road to its end even when nobody waits for it any more.
+struct Owned {
+    road: Option<Road>,
+    house: Weak<Pipeline>,
+}
+
+impl Owned {
+    fn new(road: Road, house: Weak<Pipeline>) -> Self {
+        Self { road: Some(road), house }
+    }
+}
+
+impl Future for Owned {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Reply> {
+        let Some(road) = self.road.as_mut() else { return std::task::Poll::Pending };
+        let ready = road.as_mut().poll(context);
+        if ready.is_ready() {
+            self.road = None;
+        }
+        ready
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let (Some(road), Some(house)) = (self.road.take(), self.house.upgrade()) {
+            house.detached.adopt(road);
+        }
+    }
+}
+
+/// The owner of roads whose clients went away. Their number is bounded by the upstreams' own limits on
+/// calls under way and waiting.
+#[derive(Debug, Default)]
+pub struct Detached {
+    roads: Mutex<JoinSet<()>>,
+}
+
+impl Detached {
+    fn adopt(&self, road: Road) {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let mut roads = self.roads.lock().unwrap_or_else(PoisonError::into_inner);
+        while roads.try_join_next().is_some() {}
+        roads.spawn(async move {
+            let _reply_nobody_waits_for = road.await;
+        });
+    }
+
+    async fn finish(&self) {
+        let mut roads = std::mem::take(&mut *self.roads.lock().unwrap_or_else(PoisonError::into_inner));
+        while roads.join_next().await.is_some() {}
+    }
+}
+
+/// Says why a thing of ours failed, for places that have no call to answer.
+pub fn fault(problem: impl std::fmt::Display) -> Fault {
+    Fault(problem.to_string())
+}

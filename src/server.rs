@@ -1,0 +1,1 @@
+//! One running server: everything put together, and taken apart again.

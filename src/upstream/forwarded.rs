@@ -1,0 +1,81 @@
+//! What came back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{json::Value, ledger::Recorded};
+
+/// How a forwarded call ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The upstream answered with a result: its parsed tree, and its text, lossless and without a line break.
+    Result {
+        /// The parsed result.
+        tree: Value,
+        /// The text that travels on.
+        text: Bytes,
+    },
+    /// The upstream answered with a JSON-RPC error: the `error` object.
+    Error {
+        /// The parsed error object.
+        tree: Value,
+        /// The text that travels on.
+        text: Bytes,
+    },
+    /// The call never left: nothing reached the upstream.
+    NotSent {
+        /// Why, for the operator.
+        why: String,
+        /// When to try again, milliseconds.
+        retry_after_ms: u64,
+        /// Too many calls wait for it, as opposed to: it is down.
+        busy: bool,
+    },
+    /// Something may have reached the upstream, and no answer that can be trusted came back.
+    Unknown {
+        /// Why, a short stable code: `timeout`, `died`, `cancelled`, `bad_answer`, `too_large`, `stopping`.
+        why: &'static str,
+        /// More, for the operator.
+        detail: String,
+    },
+}
+
+/// A call that was forwarded. Only [`super`] makes one, out of a [`Recorded`].
+#[derive(Debug)]
+pub struct Forwarded {
+    recorded: Recorded,
+    outcome: Outcome,
+    took: Duration,
+}
+
+impl Forwarded {
+    pub(super) fn new(recorded: Recorded, outcome: Outcome, took: Duration) -> Self {
+        Self { recorded, outcome, took }
+    }
+
+    /// The call.
+    pub fn recorded(&self) -> &Recorded {
+        &self.recorded
+    }
+
+    /// How it ended.
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// From the first byte out to the last byte in.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// The call and how it ended.
+    pub(crate) fn into_parts(self) -> (Recorded, Outcome, Duration) {
+        (self.recorded, self.outcome, self.took)
+    }
+
+    /// Replaces the outcome by one that says it cannot be trusted.
+    pub(crate) fn distrust(&mut self, why: &'static str, detail: String) {
+        self.outcome = Outcome::Unknown { why, detail };
+    }
+}
