@@ -410,6 +410,46 @@ fn a_number_outside_i_json_is_refused_where_it_stands() {
     }
 }
 
+#[test]
+fn collected_members_have_one_name_each() {
+    for count in [3, 16, 17, 40] {
+        let members = (0..count).map(|n| (format!("k{n}"), Value::from(n)));
+        let object: Object = members.chain([("k1".to_owned(), Value::from(-1))]).collect();
+        assert_eq!(object.len() as i64, count);
+        assert_eq!(object.get("k1"), Some(&Value::from(-1)));
+        assert_eq!(object.iter().nth(1).map(|(name, _)| name), Some("k1"));
+    }
+}
+
+/// The deepest text that is read is also walked by everything else on a small stack.
+#[test]
+fn the_deepest_value_fits_a_small_stack() {
+    let walk = || {
+        let deepest = Limits { bytes: usize::MAX, depth: usize::MAX, nodes: usize::MAX };
+        let text = r#"{"a":["#.repeat(128) + &"]}".repeat(128);
+        let value = parse(text.as_bytes(), &deepest).unwrap();
+        let canonical = Canonical::of(value.clone()).unwrap();
+        assert_eq!(canonical.bytes(), &text);
+        let serde =
+            serde_json::json!({"items": {"$ref": "#"}, "additionalProperties": {"$ref": "#"}, "uniqueItems": true});
+        assert_eq!(first_error(&options().build(&serde).unwrap(), &value), None);
+        let serde = serde_json::json!({"anyOf": [{"const": canonical.tree().to_serde()}, {"type": "null"}]});
+        assert_eq!(first_error(&options().build(&serde).unwrap(), &value), None);
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(walk).unwrap().join().unwrap();
+}
+
+#[test]
+fn a_digest_reads_as_it_prints() {
+    let digest = Digest::of(b"{}");
+    let text = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    assert_eq!(digest.to_string(), text);
+    assert_eq!(text.parse(), Ok(digest));
+    for bad in ["", "sha256:", &text[7..], &text.to_uppercase(), &format!("{text}0"), &text.replace('4', "+")] {
+        assert_eq!(bad.parse::<Digest>(), Err(NotADigest), "{bad}");
+    }
+}
+
 fn verdict(schema: serde_json::Value, text: &str) -> Option<(String, String)> {
     let validator = options().build(&schema).unwrap();
     first_error(&validator, &read(text).unwrap())
@@ -682,6 +722,13 @@ mod properties {
                 let theirs = jsonschema::is_valid(&schema, &value.to_serde());
                 prop_assert_eq!(ours, theirs, "{} {}", schema, text);
             }
+        }
+
+        #[test]
+        fn a_string_is_written_as_it_was_read(text in "[a-z\"\\\\\\x00-\\x1f\\x7fé😀\u{d7ff}]{0,40}") {
+            let written = Value::from(text.as_str()).to_bytes();
+            prop_assert_eq!(std::str::from_utf8(&written).unwrap(), &serde_json::to_string(&text).unwrap());
+            prop_assert_eq!(read(written), Ok(Value::from(text)));
         }
 
         #[test]
