@@ -1,25 +1,60 @@
 //! Who is calling: credentials in, principals out.
 //!
-//! A credential is an EdDSA JWT (RFC 7519, RFC 8037) that this server signed, for itself as audience. It
-//! is good while it has not expired and the ledger does not say that it was revoked.
+//! A credential is an EdDSA JWT (RFC 7519, RFC 8037) that this server signed, for itself as audience
+//! (RFC 8707). It is good while it has not expired and the ledger holds it issued and not revoked. The
+//! signature of a token is checked once and remembered by the token's digest; expiry and revocation are
+//! checked at every call.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    call::{Fault, Identified},
-    clock::Clock,
-    ledger::Ledger,
+    call::{Fault, Identified, Principal},
+    clock::{Clock, Timestamp, ulid},
+    json::Digest,
+    ledger::{Event, Ledger},
+    secret_file,
 };
+
+/// The `iss` of our own tokens.
+pub const ISSUER: &str = "countersign";
+
+/// The `typ` of our own tokens (RFC 9068 gives it to access tokens).
+const TYPE: &str = "at+jwt";
+
+/// Verified tokens that are remembered at most; beyond it the memory starts anew.
+const REMEMBERED: usize = 10_000;
+
+/// Longest token that is looked at, bytes.
+const LONGEST: usize = 8 << 10;
 
 /// Judges credentials, and issues our own.
 pub struct Identity {
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    validation: Validation,
+    audience: String,
+    max_ttl: Duration,
+    remembered: RwLock<HashMap<Digest, Arc<Principal>>>,
     ledger: Ledger,
     clock: Clock,
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").finish_non_exhaustive()
+        f.debug_struct("Identity").field("audience", &self.audience).finish_non_exhaustive()
     }
 }
 
@@ -48,6 +83,19 @@ impl Unauthenticated {
     }
 }
 
+impl fmt::Display for Unauthenticated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "a bearer token is needed: `Authorization: Bearer …`",
+            Self::Invalid => "the token is not one of this server's",
+            Self::Expired => "the token has expired; ask for a new one",
+            Self::Revoked => "the token was revoked",
+        })
+    }
+}
+
+impl std::error::Error for Unauthenticated {}
+
 /// A token to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRequest {
@@ -61,28 +109,126 @@ pub struct TokenRequest {
     pub user: Option<String>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: String,
+    iat: i64,
+    exp: i64,
+    jti: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+}
+
 impl Identity {
     /// Reads the signing key from `data`, or makes one there (mode 0600). `audience` is the URL of `/mcp`.
     ///
     /// # Errors
     /// [`Fault`] when the key cannot be read, made or kept to ourselves.
-    pub fn open(
-        _data: &Path,
-        _audience: String,
-        _max_ttl: Duration,
-        ledger: Ledger,
-        clock: Clock,
-    ) -> Result<Self, Fault> {
-        Ok(Self { ledger, clock })
+    pub fn open(data: &Path, audience: String, max_ttl: Duration, ledger: Ledger, clock: Clock) -> Result<Self, Fault> {
+        let path = key_path(data);
+        let pkcs8 = secret_file::read_or_make(&path, || {
+            let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+                .map_err(|_| Fault("the machine could not make a signing key".to_owned()))?;
+            Ok(made.as_ref().to_vec())
+        })?;
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8)
+            .map_err(|_| Fault(format!("`{}` is no signing key; restore it, or remove it and issue new tokens", path.display())))?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_audience(&[&audience]);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        // expiry is judged by our own clock, at every call
+        validation.validate_exp = false;
+        Ok(Self {
+            signing: EncodingKey::from_ed_der(&pkcs8),
+            verifying: DecodingKey::from_ed_der(pair.public_key().as_ref()),
+            validation,
+            audience,
+            max_ttl,
+            remembered: RwLock::default(),
+            ledger,
+            clock,
+        })
     }
 
     /// Judges a bearer token (without the word `Bearer`).
     ///
     /// # Errors
     /// Why it is not accepted.
-    pub fn authenticate(&self, _token: Option<&str>) -> Result<Identified, Unauthenticated> {
-        let _now = (self.clock.now(), self.ledger.size());
-        Err(Unauthenticated::Missing)
+    pub fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated> {
+        let token = token.ok_or(Unauthenticated::Missing)?;
+        if token.len() > LONGEST {
+            return Err(Unauthenticated::Invalid);
+        }
+        let digest = Digest::of(token.as_bytes());
+        let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        let principal = match known {
+            Some(principal) => principal,
+            None => self.verify(token, digest)?,
+        };
+        self.current(&principal)?;
+        Ok(Identified::vouch(principal))
+    }
+
+    /// Looks again at a principal that was identified before, for work that outlasts one request.
+    ///
+    /// # Errors
+    /// Why its credential is not accepted any more.
+    pub fn again(&self, principal: &Arc<Principal>) -> Result<Identified, Unauthenticated> {
+        self.current(principal)?;
+        Ok(Identified::vouch(Arc::clone(principal)))
+    }
+
+    fn verify(&self, token: &str, digest: Digest) -> Result<Arc<Principal>, Unauthenticated> {
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation)
+            .map_err(|_| Unauthenticated::Invalid)?;
+        if decoded.header.typ.as_deref() != Some(TYPE) {
+            return Err(Unauthenticated::Invalid);
+        }
+        let claims = decoded.claims;
+        let time = |seconds| Timestamp::from_second(seconds).map_err(|_| Unauthenticated::Invalid);
+        let principal = Arc::new(Principal {
+            agent: claims.sub,
+            issuer: claims.iss,
+            user: claims.user,
+            task: claims.task,
+            teams: Vec::new(),
+            scopes: Vec::new(),
+            workload: None,
+            credential: claims.jti,
+            issued: time(claims.iat)?,
+            expires: time(claims.exp)?,
+        });
+        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(digest, Arc::clone(&principal));
+        Ok(principal)
+    }
+
+    /// What can change after a token was signed: its time runs out, or it is revoked.
+    fn current(&self, principal: &Principal) -> Result<(), Unauthenticated> {
+        if principal.credential == STDIO {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        if now < principal.issued {
+            return Err(Unauthenticated::Invalid);
+        }
+        if now >= principal.expires {
+            return Err(Unauthenticated::Expired);
+        }
+        match self.ledger.views().token(&principal.credential) {
+            Some(token) if token.revoked => Err(Unauthenticated::Revoked),
+            Some(token) if token.agent == principal.agent => Ok(()),
+            // signed by our key, yet the ledger does not know it: not issued by this house
+            _ => Err(Unauthenticated::Invalid),
+        }
     }
 
     /// The agent that the operator named on the command line of a stdio server: no token, the process is its own.
@@ -90,32 +236,130 @@ impl Identity {
     /// # Errors
     /// [`Fault`] when `agent` is no agent's name.
     pub fn named(&self, agent: &str) -> Result<Identified, Fault> {
-        Err(Fault(format!("`{agent}` is no agent's name")))
+        agent_name(agent)?;
+        Ok(Identified::vouch(Arc::new(Principal {
+            agent: agent.to_owned(),
+            issuer: format!("{ISSUER}:stdio"),
+            user: None,
+            task: None,
+            teams: Vec::new(),
+            scopes: Vec::new(),
+            workload: None,
+            credential: STDIO.to_owned(),
+            issued: self.clock.now(),
+            expires: Timestamp::MAX,
+        })))
     }
 
     /// Signs a token and records that it was issued.
     ///
     /// # Errors
     /// [`Fault`] when the request is out of bounds or cannot be recorded.
-    pub async fn issue(&self, _request: TokenRequest) -> Result<String, Fault> {
-        Err(Fault("not yet".to_owned()))
+    pub async fn issue(&self, request: TokenRequest) -> Result<String, Fault> {
+        agent_name(&request.agent)?;
+        for (what, text) in [("task", &request.task), ("user", &request.user)] {
+            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > 256 || text.chars().any(char::is_control)) {
+                return Err(Fault(format!("a {what} is 1 to 256 bytes without control characters")));
+            }
+        }
+        if request.ttl > self.max_ttl || request.ttl.as_secs() == 0 {
+            return Err(Fault(format!(
+                "a token lives between 1 second and {} seconds (`identity.max_ttl`); ask for less",
+                self.max_ttl.as_secs()
+            )));
+        }
+        let now = self.clock.now();
+        let issued = now.as_second();
+        let lifetime = i64::try_from(request.ttl.as_secs()).unwrap_or(i64::MAX);
+        let expires = issued.saturating_add(lifetime);
+        let credential = format!("tok_{}", ulid(now).map_err(|error| Fault(error.to_string()))?);
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            sub: request.agent.clone(),
+            aud: self.audience.clone(),
+            iat: issued,
+            exp: expires,
+            jti: credential.clone(),
+            task: request.task.clone(),
+            user: request.user.clone(),
+        };
+        let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let token = jsonwebtoken::encode(&header, &claims, &self.signing)
+            .map_err(|_| Fault("the token could not be signed".to_owned()))?;
+        let expires = Timestamp::from_second(expires).map_err(|_| Fault("the token would outlive time".to_owned()))?;
+        self.ledger
+            .note(Event::TokenIssued {
+                credential,
+                agent: request.agent,
+                user: request.user,
+                task: request.task,
+                expires,
+            })
+            .await?;
+        Ok(token)
     }
 
     /// Revokes every token that the agent has, or the one whose id is given. Holds from the next call on.
     ///
     /// # Errors
-    /// [`Fault`] when it cannot be recorded.
-    pub async fn revoke(&self, _agent: &str, _credential: Option<&str>) -> Result<(), Fault> {
-        Err(Fault("not yet".to_owned()))
+    /// [`Fault`] when it cannot be recorded, or the agent has no such token.
+    pub async fn revoke(&self, agent: &str, credential: Option<&str>) -> Result<(), Fault> {
+        agent_name(agent)?;
+        if let Some(credential) = credential {
+            let known = self.ledger.views().token(credential).is_some_and(|token| token.agent == agent);
+            if !known {
+                return Err(Fault(format!("agent `{agent}` has no living token `{credential}`")));
+            }
+        }
+        let event = Event::TokenRevoked { agent: agent.to_owned(), credential: credential.map(str::to_owned) };
+        self.ledger.note(event).await.map(|_seq| ())
     }
 
     /// The audience of our tokens: the URL of `/mcp`, RFC 8707.
     pub fn audience(&self) -> &str {
-        ""
+        &self.audience
     }
 
-    /// Protected resource metadata, RFC 9728, as JSON.
+    /// Where protected resource metadata is served: the audience's origin, the well-known path, the resource's path.
+    pub fn metadata_url(&self) -> String {
+        let scheme_end = self.audience.find("://").map_or(0, |at| at + 3);
+        let path_start = self.audience.get(scheme_end..).and_then(|rest| rest.find('/')).map(|at| scheme_end + at);
+        let (origin, path) = self.audience.split_at(path_start.unwrap_or(self.audience.len()));
+        format!("{origin}/.well-known/oauth-protected-resource{path}")
+    }
+
+    /// Protected resource metadata, RFC 9728, as JSON. There is no authorization server to name: tokens
+    /// come from the operator.
     pub fn metadata(&self) -> String {
-        String::new()
+        serde_json::json!({
+            "resource": self.audience,
+            "resource_name": "Countersign",
+            "bearer_methods_supported": ["header"],
+        })
+        .to_string()
+    }
+}
+
+/// The credential of a principal that came by standard input and output.
+const STDIO: &str = "stdio";
+
+fn key_path(data: &Path) -> PathBuf {
+    data.join("token.key")
+}
+
+/// An agent's name: 1 to 128 of letters, digits and `. _ - @ : /`, beginning with a letter or digit.
+///
+/// # Errors
+/// [`Fault`] that says so.
+pub fn agent_name(text: &str) -> Result<(), Fault> {
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@:/".contains(&byte));
+    if first && rest && text.len() <= 128 {
+        Ok(())
+    } else {
+        Err(Fault(format!(
+            "`{}` is no agent's name: use 1 to 128 letters, digits and `._-@:/`, beginning with a letter or digit",
+            text.escape_debug()
+        )))
     }
 }
