@@ -254,7 +254,10 @@ impl Grants {
         catalog: &Catalog,
         labels: &BTreeMap<UpstreamName, Vec<String>>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let words = Vocabulary::new(catalog, labels);
+        Self::compile_words(sources, Vocabulary::new(catalog, labels))
+    }
+
+    pub(super) fn compile_words(sources: &[Source], words: Vocabulary) -> Result<Self, Vec<ConfigError>> {
         let mut check = Check { sources, words: &words, errors: BTreeSet::new() };
         let mut rules = Vec::new();
         for source in 0..sources.len() {
@@ -416,7 +419,6 @@ impl Check<'_> {
         span: std::ops::Range<usize>,
         policy: &Policy,
     ) -> Option<Rule> {
-        let before = self.errors.len();
         let text = self.sources.get(source).and_then(|source| source.text.get(span.clone())).unwrap_or_default();
         let said: BTreeMap<&str, &str> = policy.annotations().collect();
         let at = |name: &str| span.start + annotation(text, name).unwrap_or(0);
@@ -492,16 +494,14 @@ impl Check<'_> {
             }
         };
         let reason = said.get("reason").map(|text| text.trim().to_owned());
-        if reason.as_deref().is_some_and(|text| text.is_empty() || text.len() > 500 || text.contains(char::is_control)) {
+        if reason.as_deref().is_some_and(|text| text.is_empty() || text.len() > 500 || text.contains(char::is_control))
+        {
             wrong("reason", "`@reason` is empty, too long or has control characters".to_owned(), "write one sentence");
         }
         let mut mentions = BTreeSet::new();
         match policy.to_json() {
             Ok(json) => gather(json.get("conditions").unwrap_or(&serde_json::Value::Null), &mut mentions),
             Err(error) => self.report(source, span.start, error.to_string(), None),
-        }
-        if self.errors.len() > before {
-            // its names and types are still to be checked, so that every error shows at once
         }
         Some(Rule {
             policy: policy.new_id(PolicyId::new(&id)),
@@ -589,7 +589,11 @@ impl Check<'_> {
     /// Strict validation. Each policy is checked against the actions that its scope covers, and of those that look
     /// the same to it, one: that keeps the cost of 1,000 policies over 2,000 tools in bounds.
     fn types(&mut self, rules: &[Rule]) {
-        let members: BTreeSet<&str> = self.words.actions.values().filter_map(|action| action.input.as_ref())
+        let members: BTreeSet<&str> = self
+            .words
+            .actions
+            .values()
+            .filter_map(|action| action.input.as_ref())
             .flat_map(|input| input.fields.iter().map(|field| field.name.as_str()))
             .collect();
         let mut chosen: HashMap<(String, Vec<&str>), Vec<&str>> = HashMap::new();
