@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::store::LONGEST;
 use crate::{
-    call::{CallId, Caller, Fault, Operation, Refused, cut},
+    call::{Caller, Fault, Refused, cut},
     clock::Timestamp,
     grant::{Basis, Permitted},
     json::{self, Canonical, Digest, Limits, Value},
