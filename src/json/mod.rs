@@ -5,14 +5,17 @@
 //! text is kept exactly as sent. [`Canonical`] is the RFC 8785 form of a tree within I-JSON (RFC 7493).
 
 mod canonical;
+mod decimal;
 mod parse;
+mod twin;
 mod validate;
 mod value;
 
 pub use canonical::{Canonical, NotCanonical};
 pub use parse::{Limits, ParseError, ParseErrorKind, parse};
-pub use validate::Tree;
-pub use value::{Number, Object, Value};
+pub use twin::twin;
+pub use validate::{Name, Tree, Validator, first_error, options};
+pub use value::{Iter, Number, Object, Value};
 
 use std::fmt;
 
@@ -72,3 +75,6 @@ impl std::str::FromStr for Digest {
         Ok(Self(out))
     }
 }
+
+#[cfg(test)]
+mod tests;

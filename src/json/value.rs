@@ -1,6 +1,6 @@
 //! The tree that [`parse`](super::parse) makes: members in the order they came, number text as sent.
 
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +26,18 @@ pub struct Number(pub(super) Box<str>);
 /// An object: its members in the order they came, no name twice.
 #[derive(Clone, Debug, Default)]
 pub struct Object {
-    pub(super) members: Vec<Member>,
+    members: Vec<Member>,
+    /// Where to look a name up, once there are more than [`FEW`] members.
+    order: Option<Box<Order>>,
 }
+
+/// Up to this many members, looking at each is as fast as an index.
+pub(super) const FEW: usize = 16;
+
+/// Places of the members, sorted by name, so that a look-up in a large hostile object is a binary
+/// search and no hash can be attacked.
+#[derive(Clone, Debug)]
+struct Order(Vec<u32>);
 
 /// One member, and where its value stood in the text that was parsed (empty when it was made here).
 #[derive(Clone, Debug)]
@@ -232,30 +242,45 @@ impl Object {
 
     /// The member of that name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.members.iter().find(|member| member.name == name).map(|member| &member.value)
+        self.member(name).map(|member| &member.value)
     }
 
     /// Where the value of that member stood in the parsed text; `None` when there is no such member or
     /// it was not parsed from text.
     pub fn span(&self, name: &str) -> Option<Range<usize>> {
-        let member = self.members.iter().find(|member| member.name == name)?;
+        let member = self.member(name)?;
         (!member.span.is_empty()).then(|| member.span.clone())
     }
 
     /// Name and value of each member, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.members.iter().map(|member| (member.name.as_str(), &member.value))
+        self.members()
+    }
+
+    /// The same as a type that can be named.
+    pub(super) fn members(&self) -> Iter<'_> {
+        Iter(self.members.iter())
     }
 
     /// Sets a member, in its old place if there is one, else at the end.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Value>) {
         let (name, value) = (name.into(), value.into());
-        match self.members.iter_mut().find(|member| member.name == name) {
-            Some(member) => {
-                member.value = value;
-                member.span = 0..0;
+        let member = Member { name, value, span: 0..0 };
+        match self.find(&member.name) {
+            Ok(place) => {
+                if let Some(old) = self.members.get_mut(place) {
+                    *old = member;
+                }
             }
-            None => self.members.push(Member { name, value, span: 0..0 }),
+            Err(slot) => {
+                if let Some(order) = &mut self.order {
+                    order.0.insert(slot, place_of(self.members.len()));
+                }
+                self.members.push(member);
+                if self.order.is_none() {
+                    self.order = Order::of(&self.members);
+                }
+            }
         }
     }
 
@@ -268,8 +293,64 @@ impl Object {
 
     /// Takes the member out.
     pub fn remove(&mut self, name: &str) -> Option<Value> {
-        let place = self.members.iter().position(|member| member.name == name)?;
-        Some(self.members.remove(place).value)
+        let place = self.find(name).ok()?;
+        let member = self.members.remove(place);
+        if let Some(order) = &mut self.order {
+            let gone = place_of(place);
+            order.0.retain(|&place| place != gone);
+            order.0.iter_mut().filter(|place| **place > gone).for_each(|place| *place -= 1);
+        }
+        Some(member.value)
+    }
+
+    /// The members as read, in order; the second of two members of one name, if there is such a pair.
+    pub(super) fn of_members(members: Vec<Member>) -> Result<Self, Range<usize>> {
+        let order = Order::of(&members);
+        if let Some(order) = &order {
+            let mut places = order.0.iter().filter_map(|&place| members.get(place as usize));
+            let mut last = places.next();
+            for member in places {
+                if let Some(before) = last.filter(|before| before.name == member.name) {
+                    let later = if before.span.start > member.span.start { before } else { member };
+                    return Err(later.span.clone());
+                }
+                last = Some(member);
+            }
+        }
+        Ok(Self { members, order })
+    }
+
+    /// Changes each value in place, then sorts the members by `compare` on their names.
+    pub(super) fn rearrange<E>(
+        &mut self,
+        mut change: impl FnMut(&str, &mut Value) -> Result<(), E>,
+        compare: impl Fn(&str, &str) -> Ordering,
+    ) -> Result<(), E> {
+        for member in &mut self.members {
+            change(&member.name, &mut member.value)?;
+        }
+        if !self.members.is_sorted_by(|left, right| compare(&left.name, &right.name).is_le()) {
+            self.members.sort_by(|left, right| compare(&left.name, &right.name));
+            self.order = Order::of(&self.members);
+        }
+        Ok(())
+    }
+
+    fn member(&self, name: &str) -> Option<&Member> {
+        self.members.get(self.find(name).ok()?)
+    }
+
+    /// The place of the member of that name; without one, where in the order its place would belong.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        match &self.order {
+            None => self.members.iter().position(|member| member.name == name).ok_or(0),
+            Some(order) => {
+                let slot = order.0.binary_search_by(|&place| {
+                    self.members.get(place as usize).map_or(Ordering::Less, |member| member.name.as_str().cmp(name))
+                })?;
+                order.0.get(slot).map(|&place| place as usize).ok_or(slot)
+            }
+        }
     }
 
     /// Appends the compact text.
@@ -287,12 +368,46 @@ impl Object {
     }
 }
 
+/// Name and value of each member, in order.
+#[derive(Clone, Debug)]
+pub struct Iter<'a>(std::slice::Iter<'a, Member>);
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, &'a Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|member| (member.name.as_str(), &member.value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
 impl FromIterator<(String, Value)> for Object {
     /// The caller sees to it that no name comes twice.
     fn from_iter<I: IntoIterator<Item = (String, Value)>>(members: I) -> Self {
-        let members = members.into_iter().map(|(name, value)| Member { name, value, span: 0..0 }).collect();
-        Self { members }
+        let members: Vec<_> = members.into_iter().map(|(name, value)| Member { name, value, span: 0..0 }).collect();
+        Self { order: Order::of(&members), members }
     }
+}
+
+impl Order {
+    /// The order of more than [`FEW`] members.
+    fn of(members: &[Member]) -> Option<Box<Self>> {
+        if members.len() <= FEW {
+            return None;
+        }
+        let name = |place: u32| members.get(place as usize).map(|member| member.name.as_str());
+        let mut places: Vec<u32> = (0..place_of(members.len())).collect();
+        places.sort_unstable_by(|&left, &right| name(left).cmp(&name(right)));
+        Some(Box::new(Self(places)))
+    }
+}
+
+/// A place as the order keeps it. No document within any limit has four thousand million members.
+fn place_of(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
 }
 
 /// Appends a string literal in the form of RFC 8785, section 3.2.2.2: the two-character escapes where
