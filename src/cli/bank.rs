@@ -35,7 +35,7 @@ fn serve_on(bank: &Bank, input: &mut dyn BufRead, output: &mut dyn Write) -> io:
     let mut line = Vec::new();
     loop {
         line.clear();
-        let read = input.by_ref().take(LINE).read_until(b'\n', &mut line)?;
+        let read = Read::take(&mut *input, LINE).read_until(b'\n', &mut line)?;
         if read == 0 {
             return Ok(());
         }
@@ -58,9 +58,7 @@ fn serve_on(bank: &Bank, input: &mut dyn BufRead, output: &mut dyn Write) -> io:
 pub fn definitions() -> Vec<Value> {
     let account = json!({"type": "string", "minLength": 1, "maxLength": 64, "description": "name of the account"});
     let amount = json!({"type": "integer", "minimum": 1, "maximum": MOST, "description": "whole euros"});
-    let schema = |properties: Value, required: Value| {
-        json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
-    };
+    let schema = |properties: Value, required: Value| json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
     let balance = json!({"type": "integer"});
     vec![
         json!({
@@ -120,9 +118,7 @@ type Wrong = (i64, String);
 impl Bank {
     /// The answer to one line; a notification or a response has none.
     fn answer(&self, line: &[u8]) -> Option<Value> {
-        let error = |id: &Value, (code, message): Wrong| {
-            json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}})
-        };
+        let error = |id: &Value, (code, message): Wrong| json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}});
         let request: Value = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(_) => return Some(error(&Value::Null, (-32700, "this is not JSON".to_owned()))),
