@@ -1,1 +1,5 @@
-fn main() {}
+//! The `countersign` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    countersign::cli::main()
+}
