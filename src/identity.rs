@@ -135,8 +135,9 @@ impl Identity {
                 .map_err(|_| Fault("the machine could not make a signing key".to_owned()))?;
             Ok(made.as_ref().to_vec())
         })?;
-        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8)
-            .map_err(|_| Fault(format!("`{}` is no signing key; restore it, or remove it and issue new tokens", path.display())))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| {
+            Fault(format!("`{}` is no signing key; restore it, or remove it and issue new tokens", path.display()))
+        })?;
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_audience(&[&audience]);
         validation.set_issuer(&[ISSUER]);
@@ -258,7 +259,10 @@ impl Identity {
     pub async fn issue(&self, request: TokenRequest) -> Result<String, Fault> {
         agent_name(&request.agent)?;
         for (what, text) in [("task", &request.task), ("user", &request.user)] {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > 256 || text.chars().any(char::is_control)) {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.is_empty() || text.len() > 256 || text.chars().any(char::is_control))
+            {
                 return Err(Fault(format!("a {what} is 1 to 256 bytes without control characters")));
             }
         }
@@ -361,5 +365,160 @@ pub fn agent_name(text: &str) -> Result<(), Fault> {
             "`{}` is no agent's name: use 1 to 128 letters, digits and `._-@:/`, beginning with a letter or digit",
             text.escape_debug()
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use jsonwebtoken::EncodingKey;
+
+    use super::*;
+    use crate::ledger::Options;
+
+    struct House {
+        folder: tempfile::TempDir,
+        clock: Clock,
+        identity: Identity,
+    }
+
+    fn options() -> Options {
+        Options { origin: "test.example/log".to_owned(), batched_reads: false, keep_payloads: true }
+    }
+
+    fn house_at(folder: tempfile::TempDir, clock: Clock, audience: &str) -> House {
+        let (ledger, _) = Ledger::open(folder.path(), options(), clock.clone()).unwrap();
+        let day = Duration::from_secs(86_400);
+        let identity = Identity::open(folder.path(), audience.to_owned(), day, ledger, clock.clone()).unwrap();
+        House { folder, clock, identity }
+    }
+
+    fn house() -> House {
+        let clock = Clock::fixed(Timestamp::from_second(1_800_000_000).unwrap());
+        house_at(tempfile::tempdir().unwrap(), clock, "http://127.0.0.1:7400/mcp")
+    }
+
+    fn request(agent: &str) -> TokenRequest {
+        TokenRequest {
+            agent: agent.to_owned(),
+            ttl: Duration::from_secs(60),
+            task: Some("t1".into()),
+            user: Some("ann".into()),
+        }
+    }
+
+    fn refusal(identity: &Identity, token: &str) -> Unauthenticated {
+        identity.authenticate(Some(token)).unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_token_says_who_calls_for_whom_and_in_which_task() {
+        let house = house();
+        let token = house.identity.issue(request("demo")).await.unwrap();
+        for _ in 0..2 {
+            let who = house.identity.authenticate(Some(&token)).unwrap();
+            let principal = who.principal();
+            assert_eq!(principal.agent, "demo");
+            assert_eq!(principal.user.as_deref(), Some("ann"));
+            assert_eq!(principal.task.as_deref(), Some("t1"));
+        }
+        assert_eq!(house.identity.authenticate(None).unwrap_err(), Unauthenticated::Missing);
+    }
+
+    #[tokio::test]
+    async fn a_token_ends_when_its_time_is_over() {
+        let house = house();
+        let token = house.identity.issue(request("demo")).await.unwrap();
+        house.identity.authenticate(Some(&token)).unwrap();
+        house.clock.advance(jiff::SignedDuration::from_secs(60));
+        assert_eq!(refusal(&house.identity, &token), Unauthenticated::Expired);
+        house.clock.advance(jiff::SignedDuration::from_secs(-120));
+        assert_eq!(refusal(&house.identity, &token), Unauthenticated::Invalid, "not valid before it was issued");
+    }
+
+    #[tokio::test]
+    async fn a_revocation_takes_effect_on_the_next_call_and_survives_a_restart() {
+        let house = house();
+        let first = house.identity.issue(request("demo")).await.unwrap();
+        let second = house.identity.issue(request("demo")).await.unwrap();
+        let other = house.identity.issue(request("other")).await.unwrap();
+        let who = house.identity.authenticate(Some(&first)).unwrap();
+        house.identity.revoke("demo", Some(&who.principal().credential)).await.unwrap();
+        assert_eq!(refusal(&house.identity, &first), Unauthenticated::Revoked);
+        assert_eq!(house.identity.again(who.principal()).unwrap_err(), Unauthenticated::Revoked);
+        house.identity.authenticate(Some(&second)).unwrap();
+        house.identity.revoke("demo", None).await.unwrap();
+        assert_eq!(refusal(&house.identity, &second), Unauthenticated::Revoked);
+        house.identity.authenticate(Some(&other)).unwrap();
+        let third = house.identity.issue(request("demo")).await.unwrap();
+        house.identity.authenticate(Some(&third)).unwrap();
+        house.identity.ledger.close().await;
+        let House { folder, clock, identity } = house;
+        let audience = identity.audience().to_owned();
+        drop(identity);
+        let house = house_at(folder, clock, &audience);
+        assert_eq!(refusal(&house.identity, &first), Unauthenticated::Revoked);
+        house.identity.authenticate(Some(&third)).unwrap();
+        assert!(house.identity.revoke("other", Some("tok_nope")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn forged_and_foreign_tokens_are_refused() {
+        let house = house();
+        let token = house.identity.issue(request("demo")).await.unwrap();
+        let parts: Vec<&str> = token.split('.').collect();
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let mut flipped = URL_SAFE_NO_PAD.decode(parts[2]).unwrap();
+        flipped[0] ^= 1;
+        let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+        let secret = EncodingKey::from_secret(house.identity.verifying.try_get_as_bytes().unwrap());
+        let with = |from: &str, to: &str| {
+            let claims: serde_json::Value = serde_json::from_str(&claims.replace(from, to)).unwrap();
+            let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::EdDSA) };
+            jsonwebtoken::encode(&header, &claims, &house.identity.signing).unwrap()
+        };
+        let own: serde_json::Value = serde_json::from_str(&claims).unwrap();
+        let bare = Header { typ: Some("JWT".to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let rows = [
+            ("empty", String::new()),
+            ("no token at all", "abc".to_owned()),
+            ("`alg: none`", format!("{}.{}.", part(r#"{"alg":"none","typ":"at+jwt"}"#), parts[1])),
+            ("HS256 with the public key", jsonwebtoken::encode(&Header::new(Algorithm::HS256), &own, &secret).unwrap()),
+            ("a flipped signature bit", format!("{}.{}.{}", parts[0], parts[1], URL_SAFE_NO_PAD.encode(&flipped))),
+            ("other claims", format!("{}.{}.{}", parts[0], part(&claims.replace("demo", "root")), parts[2])),
+            ("another audience", with("7400", "7500")),
+            ("another issuer", with(r#""iss":"countersign""#, r#""iss":"elsewhere""#)),
+            ("another type", jsonwebtoken::encode(&bare, &own, &house.identity.signing).unwrap()),
+            ("never issued", with("tok_", "tok_0")),
+            ("another agent's token id", with("demo", "root")),
+            ("too long", "a".repeat(LONGEST + 1)),
+        ];
+        for (what, forged) in rows {
+            assert_eq!(refusal(&house.identity, &forged), Unauthenticated::Invalid, "{what}");
+        }
+        house.identity.authenticate(Some(&with("x", "x"))).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_token_request_out_of_bounds_is_refused_with_what_to_do() {
+        let house = house();
+        let rows: [(TokenRequest, &str); 5] = [
+            (request(""), "is no agent's name"),
+            (request("a b"), "is no agent's name"),
+            (TokenRequest { ttl: Duration::from_secs(86_401), ..request("demo") }, "max_ttl"),
+            (TokenRequest { ttl: Duration::ZERO, ..request("demo") }, "max_ttl"),
+            (TokenRequest { task: Some("a\nb".into()), ..request("demo") }, "a task is"),
+        ];
+        for (request, says) in rows {
+            let fault = house.identity.issue(request).await.unwrap_err();
+            assert!(fault.0.contains(says), "{fault}");
+        }
+    }
+
+    #[test]
+    fn the_metadata_is_where_rfc_9728_puts_it() {
+        let house = house();
+        assert_eq!(house.identity.metadata_url(), "http://127.0.0.1:7400/.well-known/oauth-protected-resource/mcp");
+        assert!(house.identity.metadata().contains(r#""resource":"http://127.0.0.1:7400/mcp""#));
     }
 }

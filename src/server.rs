@@ -5,6 +5,7 @@
 //! whoever runs the house.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::{Path, PathBuf},
@@ -20,15 +21,15 @@ use tokio::{
 
 use crate::{
     call::Fault,
-    clock::Clock,
+    clock::{Clock, Timestamp},
     config::Config,
     contract::{
         Advertised, Catalog, Quarantine, Quarantined, UpstreamName, diff,
         file::{self, Contract},
     },
-    grant::{ConfigError, Grants, Sessions, Source},
+    grant::{ConfigError, Grants, Past, Sessions, Source},
     identity::Identity,
-    ledger::{Event, Ledger, Options, Recovery},
+    ledger::{Event, Filter, Ledger, Options, Recovery},
     observe::Metrics,
     pipeline::{Detached, OnAdvertised, Pipeline},
     secret_file,
@@ -97,8 +98,7 @@ impl From<Fault> for OpenError {
 /// The files as they were last read, and what upstreams last told: from both the catalog is made.
 #[derive(Debug)]
 struct Shelf {
-    folder: PathBuf,
-    upstreams: BTreeMap<UpstreamName, Vec<String>>,
+    upstreams: BTreeSet<UpstreamName>,
     notes: mpsc::Sender<Event>,
     state: Mutex<State>,
 }
@@ -148,8 +148,8 @@ pub struct Review {
     pub why: &'static str,
     /// More, for a person.
     pub detail: String,
-    /// The difference between the contract's definition and the advertised one.
-    pub difference: Option<diff::Difference>,
+    /// The difference between the contract's definition and the advertised one, for a terminal.
+    pub difference: Option<String>,
 }
 
 impl House {
@@ -174,8 +174,7 @@ impl House {
         let metrics = Arc::new(Metrics::default());
         let (notes, arriving) = mpsc::channel(NOTES);
         let shelf = Arc::new(Shelf {
-            folder: config.folder.clone(),
-            upstreams: config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.labels.clone())).collect(),
+            upstreams: config.upstreams.keys().cloned().collect(),
             notes,
             state: Mutex::new(State {
                 contracts,
@@ -184,6 +183,7 @@ impl House {
             }),
         });
         let sessions = Sessions::default();
+        remember(&sessions, &ledger, &grants, clock.now())?;
         let pipeline = Arc::new(Pipeline {
             clock,
             identity,
@@ -201,14 +201,7 @@ impl House {
         if tokio::runtime::Handle::try_current().is_ok() {
             tasks.spawn(write_notes(pipeline.ledger.clone(), arriving));
         }
-        Ok(Self {
-            pipeline,
-            config,
-            recovery,
-            session_key,
-            shelf,
-            running: Mutex::new(Some(Running { tasks, stop })),
-        })
+        Ok(Self { pipeline, config, recovery, session_key, shelf, running: Mutex::new(Some(Running { tasks, stop })) })
     }
 
     /// Records what was loaded, connects the upstreams and watches the files, until [`House::stop`].
@@ -344,7 +337,7 @@ impl House {
                         .shelf
                         .contract(&quarantined.upstream, &quarantined.tool)
                         .and_then(Result::ok)
-                        .map(|contract| diff::between(&contract.definition, advertised)),
+                        .map(|contract| diff::render(&diff::rows(&contract.definition, advertised))),
                     _ => None,
                 };
                 Review {
@@ -386,7 +379,7 @@ impl Shelf {
             .contracts
             .iter()
             .find(|contract| match contract {
-                Ok(contract) => contract.upstream == *upstream && contract.tool() == tool,
+                Ok(contract) => contract.upstream == *upstream && contract.tool() == Some(tool),
                 Err(broken) => broken.upstream == *upstream && broken.tool == tool,
             })
             .cloned()
@@ -394,7 +387,7 @@ impl Shelf {
 
     /// Makes the catalog again with what an upstream tells now.
     fn renew(&self, pipeline: &Pipeline, upstream: &UpstreamName, advertised: Advertised) {
-        if !self.upstreams.contains_key(upstream) {
+        if !self.upstreams.contains(upstream) {
             return;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -437,6 +430,57 @@ impl OnAdvertised for OnShelf {
     fn advertised(&self, pipeline: &Pipeline, upstream: &UpstreamName, advertised: Advertised) {
         self.0.renew(pipeline, upstream, advertised);
     }
+}
+
+/// Calls of the past that are remembered at a start, at most.
+const REMEMBERED: usize = 20_000;
+
+/// Counts the calls of the last day again, so that a restart forgets neither a session nor a limit.
+fn remember(sessions: &Sessions, ledger: &Ledger, grants: &Grants, now: Timestamp) -> Result<(), Fault> {
+    let since = now.checked_sub(jiff::SignedDuration::from_hours(24)).ok();
+    let filter = Filter { kind: Some("call.intended".to_owned()), since, ..Filter::default() };
+    for entry in ledger.list(&filter, REMEMBERED)?.iter().rev() {
+        let Ok(past) = serde_json::from_slice::<Intended<'_>>(&entry.text) else { continue };
+        let Some(upstream) = past.upstream.as_deref().and_then(UpstreamName::new) else { continue };
+        let policies: Vec<&str> = past.policies.iter().map(AsRef::as_ref).collect();
+        sessions.observe(
+            grants,
+            &Past {
+                agent: &past.agent,
+                user: past.user.as_deref(),
+                task: past.task.as_deref(),
+                action: &past.tool,
+                upstream: &upstream,
+                policies: &policies,
+                at: past.at,
+            },
+        );
+    }
+    Ok(())
+}
+
+/// What `call.intended` says that a session is made of.
+#[derive(serde::Deserialize)]
+struct Intended<'a> {
+    #[serde(deserialize_with = "time")]
+    at: Timestamp,
+    #[serde(borrow, default)]
+    agent: Cow<'a, str>,
+    #[serde(borrow, default)]
+    user: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    task: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    tool: Cow<'a, str>,
+    #[serde(borrow, default)]
+    upstream: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    policies: Vec<Cow<'a, str>>,
+}
+
+fn time<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+    let text = <Cow<'de, str> as serde::Deserialize>::deserialize(from)?;
+    text.parse().map_err(serde::de::Error::custom)
 }
 
 async fn write_notes(ledger: Ledger, mut arriving: mpsc::Receiver<Event>) {
@@ -512,7 +556,7 @@ async fn note_pins(shelf: &Shelf, ledger: &Ledger) -> Result<(), Fault> {
         let good = state.contracts.iter().filter_map(|contract| contract.as_ref().ok());
         good.filter_map(|contract| {
             let digest = contract.canonical_digest().ok()?;
-            Some((contract.upstream.to_string(), contract.tool().to_owned(), digest))
+            Some((contract.upstream.to_string(), contract.tool()?.to_owned(), digest))
         })
         .collect()
     };
@@ -538,7 +582,8 @@ pub fn compile(
 ) -> Result<(Catalog, Grants), Vec<ConfigError>> {
     let unasked = config.upstreams.keys().map(|name| (name.clone(), None)).collect();
     let catalog = Catalog::new(contracts, &unasked);
-    let grants = Grants::compile(&read_grants(&config.folder)?, &catalog)?;
+    let labels = config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.labels.clone())).collect();
+    let grants = Grants::compile_labelled(&read_grants(&config.folder)?, &catalog, &labels)?;
     Ok((catalog, grants))
 }
 
@@ -548,7 +593,8 @@ pub fn compile(
 /// When the folder is there and cannot be listed.
 pub fn read_contracts(folder: &Path) -> Result<Vec<Result<Contract, Quarantined>>, OpenError> {
     let schemas = schemas(folder);
-    file::read_all(&schemas).map_err(|error| OpenError::Config(vec![whole(&schemas, format!("cannot be read: {error}"))]))
+    file::read_all(&schemas)
+        .map_err(|error| OpenError::Config(vec![whole(&schemas, format!("cannot be read: {error}"))]))
 }
 
 /// Reads `grants/*.cedar` below the configuration's folder, in the order of their names.
@@ -595,7 +641,9 @@ fn session_key(data: &Path) -> Result<[u8; 32], Fault> {
     let bytes = secret_file::read_or_make(&path, || {
         crate::clock::random::<32>().map(|key| key.to_vec()).map_err(|error| Fault(error.to_string()))
     })?;
-    bytes.try_into().map_err(|_| Fault(format!("`{}` is no session key; remove it and sessions start anew", path.display())))
+    bytes
+        .try_into()
+        .map_err(|_| Fault(format!("`{}` is no session key; remove it and sessions start anew", path.display())))
 }
 
 fn whole(file: &Path, problem: String) -> ConfigError {
@@ -605,8 +653,12 @@ fn whole(file: &Path, problem: String) -> ConfigError {
 /// A stable code for a quarantine, and a sentence for a person.
 pub fn why_code(why: &Quarantine) -> (&'static str, String) {
     match why {
-        Quarantine::Changed { .. } => ("changed", "the upstream advertises another definition than the contract's".to_owned()),
-        Quarantine::Unregistered => ("unregistered", "nobody registered it; run `countersign tool register`".to_owned()),
+        Quarantine::Changed { .. } => {
+            ("changed", "the upstream advertises another definition than the contract's".to_owned())
+        }
+        Quarantine::Unregistered => {
+            ("unregistered", "nobody registered it; run `countersign tool register`".to_owned())
+        }
         Quarantine::Gone => ("gone", "the upstream advertises it no more".to_owned()),
         Quarantine::Schema(why) => ("schema", why.clone()),
         Quarantine::File(why) => ("file", why.clone()),

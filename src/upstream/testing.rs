@@ -11,9 +11,9 @@ use crate::{
     call::{ClientSide, Link, Notice, Operation, Passage, Principal},
     clock::Timestamp,
     config::{Transport, UpstreamConfig},
-    contract::{Advertised, Tool, UpstreamName},
+    contract::{Advertised, Tool, UpstreamName, file::Contract},
     grant::Asked,
-    json::{Canonical, Digest, Limits, Value, parse},
+    json::{Canonical, Limits, Value, parse},
 };
 
 /// A call that was never recorded.
@@ -94,21 +94,9 @@ pub(super) fn name(text: &str) -> UpstreamName {
 }
 
 pub(super) fn tool(upstream: &str, wire_name: &str) -> Arc<Tool> {
-    Arc::new(Tool {
-        name: format!("{upstream}__{wire_name}"),
-        upstream: name(upstream),
-        wire_name: wire_name.to_owned(),
-        operation: Operation::CallTool,
-        action: format!("{upstream}__{wire_name}"),
-        definition: Value::Null,
-        digest: Digest::of(b""),
-        impact: BTreeSet::new(),
-        labels: Vec::new(),
-        idempotent: false,
-        open: false,
-        headers: Vec::new(),
-        input_schema: serde_json::Value::Null,
-    })
+    let definition = json(&format!(r#"{{"name":"{wire_name}","inputSchema":{{"type":"object"}}}}"#));
+    let contract = Contract::propose(&name(upstream), &definition, Timestamp::UNIX_EPOCH).unwrap();
+    Arc::new(Tool::compile(&contract).unwrap())
 }
 
 /// A house that offers every tool that is advertised, and grants every question if told so.
