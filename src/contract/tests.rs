@@ -256,14 +256,14 @@ fn schemas_that_bound_nothing_are_refused() {
     let of = |inner: Json| json!({"type": "object", "properties": {"a": inner}});
     let draft = |uri: &str| json!({"$schema": uri, "type": "object"});
     for (schema, word) in [
-        (of(json!({"$ref": "https://example.com/a.json"})), "leave"),
-        (of(json!({"$ref": "http://example.com/a.json#/x"})), "leave"),
-        (of(json!({"$ref": "file:///etc/passwd"})), "leave"),
-        (of(json!({"$ref": "other.json"})), "leave"),
+        (of(json!({"$ref": "https://example.com/a.json"})), "document"),
+        (of(json!({"$ref": "http://example.com/a.json#/x"})), "document"),
+        (of(json!({"$ref": "file:///etc/passwd"})), "document"),
+        (of(json!({"$ref": "other.json"})), "document"),
         (of(json!({"$ref": "#/$defs/nowhere"})), "leaves the document"),
         (of(json!({"$ref": "#anchor"})), "leaves the document"),
         (of(json!({"$ref": "http://json-schema.org/draft-07/schema#"})), "leaves the document"),
-        (of(json!({"$dynamicRef": "https://example.com/x#y"})), "leave"),
+        (of(json!({"$dynamicRef": "https://example.com/x#y"})), "document"),
         (of(json!({"$dynamicRef": "#nowhere"})), "leaves the document"),
         (of(json!({"$recursiveRef": "#"})), "not a keyword"),
         (draft("https://example.com/my-dialect"), "not supported"),
@@ -375,6 +375,8 @@ fn bombs_are_refused_quickly() {
         (0..5_000).map(|at| (format!("c{at}"), json!({"$ref": format!("#/$defs/c{}", at + 1)}))).collect();
     let mut chain = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/c0"}}, "$defs": chain});
     chain["$defs"]["c5000"] = json!({"type": "string"});
+    assert!(distrusted(&chain).contains("long"));
+    chain["properties"]["a"]["$ref"] = json!("#/$defs/c4800");
     let chained = tool(&chain);
     refused(&chained, r#"{"a":1}"#);
     accepted(&chained, r#"{"a":"1"}"#);
@@ -395,6 +397,17 @@ fn a_schema_that_doubles_at_each_level_of_the_arguments_stays_bounded() {
         refused(&tool, &nested("1"));
     }
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn deep_arguments_for_a_schema_that_refers_to_itself_are_refused_before_the_stack_ends() {
+    let defs: serde_json::Map<_, _> =
+        (0..100).map(|at| (format!("c{at}"), json!({"allOf": [{"$ref": format!("#/$defs/c{}", at + 1)}]}))).collect();
+    let mut schema = json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/c0"}}, "$defs": defs});
+    schema["$defs"]["c100"] = json!({"$ref": "#"});
+    let tool = tool(&schema);
+    accepted(&tool, r#"{"x":{"x":{}}}"#);
+    refused(&tool, &format!("{}{{}}{}", "{\"x\":".repeat(120), "}".repeat(120)));
 }
 
 #[test]
