@@ -649,6 +649,8 @@ impl Check<'_> {
             }
         }
         let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+        // the same mistake comes once for each action that the policy covers
+        let mut told = BTreeSet::new();
         for error in result.validation_errors() {
             let Some(rule) = by_id.get(&error.policy_id().to_string()) else { continue };
             let literal = matches!(error, cedar_policy::ValidationError::UnrecognizedActionId(_));
@@ -658,7 +660,10 @@ impl Check<'_> {
             }
             let problem = said(&error.to_string());
             let hint = self.hidden(rule, names, &problem).or_else(|| error.help().map(|help| help.to_string()));
-            self.report(rule.source, offset_of(error).unwrap_or(rule.span.start), problem, hint);
+            let offset = offset_of(error).unwrap_or(rule.span.start);
+            if told.insert((rule.source, offset)) {
+                self.report(rule.source, offset, problem, hint);
+            }
         }
         for warning in result.validation_warnings() {
             let Some(rule) = by_id.get(&warning.policy_id().to_string()) else { continue };
@@ -673,11 +678,24 @@ impl Check<'_> {
                     || (self.words.actions.contains_key(name) || Vocabulary::is_group(name))
             });
             if fatal && known {
-                let hint = "as it stands it can never match: look for a misspelt name".to_owned();
-                let offset = offset_of(warning).unwrap_or(rule.span.start);
+                let (offset, hint) = match self.misspelt(rule, names) {
+                    Some((word, near)) => (self.find(rule, word), format!("did you mean `{near}`?")),
+                    None => (rule.span.start, "as it stands it can never match: look for a misspelt name".to_owned()),
+                };
                 self.report(rule.source, offset, said(&warning.to_string()), Some(hint));
             }
         }
+    }
+
+    /// A word of the rule that is nearly an argument of its actions, and that argument.
+    fn misspelt<'r>(&self, rule: &'r Rule, names: &[&str]) -> Option<(&'r str, String)> {
+        let inputs = names.iter().filter_map(|name| self.words.actions.get(*name)?.input.as_ref());
+        let fields: BTreeSet<&str> =
+            inputs.flat_map(|input| input.fields.iter().map(|field| field.name.as_str())).collect();
+        rule.mentions
+            .iter()
+            .filter(|word| word.len() > 2 && !fields.contains(word.as_str()))
+            .find_map(|word| Some((word.as_str(), nearest(word, fields.iter().copied())?.to_owned())))
     }
 
     /// Why policies cannot see a member that is in the contract.

@@ -260,7 +260,6 @@ fn a_number_that_a_decimal_cannot_hold_refuses_only_where_a_policy_looks() {
         (json!(1.00001), "has more decimal places than a grant can compare (4)"),
         (json!(1e-7), "has more decimal places than a grant can compare (4)"),
         (json!(1e15), "is beyond what a grant can compare (±922337203685477.5807)"),
-        (json!(1e22), "is beyond what a grant can compare (±922337203685477.5807)"),
     ] {
         let args = json!({"price": price});
         let verdict = settle(&grants, &agent("bot"), "shop__order", &args, &Sessions::default(), now());
@@ -480,7 +479,7 @@ fn misspelt_names_are_errors_with_line_column_and_the_nearest_name() {
         ),
         (
             "permit (principal, action == Action::\"bank__refund\", resource)\nwhen { context.input has amonut && context.input.amonut < 5 };",
-            &["2:", "it can never match"],
+            &["2:26", "is impossible", "did you mean `amount`?"],
         ),
         (
             "permit (principal, action ==\n Action::\"bank__refnud\", resource);",
@@ -727,7 +726,9 @@ mod slicing {
             amount in 0_i64..100,
             calls in 0_i64..6,
         ) {
-            let set = grants(&policies.concat());
+            // one that can never match its one action is an error, not a policy
+            let fine: Vec<String> = policies.into_iter().filter(|policy| compile(policy).is_ok()).collect();
+            let set = grants(&fine.concat());
             for tool in TOOLS {
                 let house = upstream(tool.split("__").next().unwrap());
                 let site = set.site(tool, &house).unwrap();
