@@ -7,11 +7,12 @@
 mod catalog;
 pub mod diff;
 pub mod file;
+mod shape;
 mod tool;
 pub mod vet;
 
 pub use catalog::{Advertised, Catalog, Quarantine, Quarantined};
-pub use tool::{Impact, Inspected, ParamHeader, Tool};
+pub use tool::{Completes, Impact, Inspected, ParamHeader, Tool};
 
 use std::{fmt, sync::Arc};
 
