@@ -541,10 +541,7 @@ impl Check<'_> {
                 let name = literal.id().unescaped().to_owned();
                 let kind = literal.type_name().to_string();
                 let (known, near) = match kind.as_str() {
-                    "Action" => {
-                        let known = self.words.actions.contains_key(&name) || Vocabulary::is_group(&name);
-                        (known, nearest(&name, self.words.action_names()))
-                    }
+                    "Action" => (self.words.knows_action(&name), nearest(&name, self.words.action_names())),
                     "Upstream" => {
                         let mut names = self.words.upstreams.keys().map(UpstreamName::as_str);
                         (names.clone().any(|known| known == name), nearest(&name, &mut names))
@@ -649,6 +646,8 @@ impl Check<'_> {
             }
         }
         let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+        // the same mistake comes once for each action that the policy covers
+        let mut told = BTreeSet::new();
         for error in result.validation_errors() {
             let Some(rule) = by_id.get(&error.policy_id().to_string()) else { continue };
             let literal = matches!(error, cedar_policy::ValidationError::UnrecognizedActionId(_));
@@ -658,7 +657,10 @@ impl Check<'_> {
             }
             let problem = said(&error.to_string());
             let hint = self.hidden(rule, names, &problem).or_else(|| error.help().map(|help| help.to_string()));
-            self.report(rule.source, offset_of(error).unwrap_or(rule.span.start), problem, hint);
+            let offset = offset_of(error).unwrap_or(rule.span.start);
+            if told.insert((rule.source, offset)) {
+                self.report(rule.source, offset, problem, hint);
+            }
         }
         for warning in result.validation_warnings() {
             let Some(rule) = by_id.get(&warning.policy_id().to_string()) else { continue };
@@ -670,14 +672,27 @@ impl Check<'_> {
             let known = rule.policy.entity_literals().iter().all(|literal| {
                 let name = literal.id().unescaped();
                 literal.type_name().to_string() != "Action"
-                    || (self.words.actions.contains_key(name) || Vocabulary::is_group(name))
+                    || (self.words.knows_action(name) && !self.words.away.contains(name))
             });
             if fatal && known {
-                let hint = "as it stands it can never match: look for a misspelt name".to_owned();
-                let offset = offset_of(warning).unwrap_or(rule.span.start);
+                let (offset, hint) = match self.misspelt(rule, names) {
+                    Some((word, near)) => (self.find(rule, word), format!("did you mean `{near}`?")),
+                    None => (rule.span.start, "as it stands it can never match: look for a misspelt name".to_owned()),
+                };
                 self.report(rule.source, offset, said(&warning.to_string()), Some(hint));
             }
         }
+    }
+
+    /// A word of the rule that is nearly an argument of its actions, and that argument.
+    fn misspelt<'r>(&self, rule: &'r Rule, names: &[&str]) -> Option<(&'r str, String)> {
+        let inputs = names.iter().filter_map(|name| self.words.actions.get(*name)?.input.as_ref());
+        let fields: BTreeSet<&str> =
+            inputs.flat_map(|input| input.fields.iter().map(|field| field.name.as_str())).collect();
+        rule.mentions
+            .iter()
+            .filter(|word| word.len() > 2 && !fields.contains(word.as_str()))
+            .find_map(|word| Some((word.as_str(), nearest(word, fields.iter().copied())?.to_owned())))
     }
 
     /// Why policies cannot see a member that is in the contract.
@@ -685,7 +700,8 @@ impl Check<'_> {
         names.iter().filter_map(|name| self.words.actions.get(*name)).flat_map(|action| &action.hidden).find_map(
             |(path, why)| {
                 let last = path.rsplit('.').next()?;
-                let about = rule.mentions.contains(last) && problem.contains(&format!("`{last}`"));
+                let named = [format!("`{last}`"), format!(".{last}`")].iter().any(|name| problem.contains(name));
+                let about = named && rule.mentions.contains(last);
                 about.then(|| format!("grants cannot look at `{path}`: {why}"))
             },
         )
