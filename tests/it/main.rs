@@ -1,1 +1,9 @@
 //! Behaviour through the public doors.
+
+mod bad_input;
+mod clients_rmcp;
+mod crash;
+mod house;
+mod recorder;
+mod tidy;
+mod wire;
