@@ -168,7 +168,7 @@ impl Authenticated {
             principal: Arc::clone(&principal),
             tool,
         };
-        let Some(tool) = catalog.find(operation, &name) else {
+        let Some(tool) = catalog.select(operation, &name, &arguments) else {
             return Err(Box::new((Refused::UnknownTool, caller(&name, None))));
         };
         let arguments = match tool.accept(arguments) {

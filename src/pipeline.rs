@@ -136,6 +136,12 @@ impl Pipeline {
         self.grants.load().reaches(principal, operation, upstream, self.clock.now())
     }
 
+    /// Tells the doors that something changed.
+    pub fn tell(&self, change: HouseChange) {
+        // an error means that no door listens
+        let _nobody = self.changed.send(change);
+    }
+
     /// Waits until the calls whose clients went away have ended.
     pub async fn settle_detached(&self) {
         self.detached.finish().await;

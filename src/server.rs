@@ -31,13 +31,16 @@ use crate::{
     identity::Identity,
     ledger::{Event, Filter, Ledger, Options, Recovery},
     observe::Metrics,
-    pipeline::{Detached, OnAdvertised, Pipeline},
+    pipeline::{Detached, HouseChange, OnAdvertised, Pipeline},
     secret_file,
     upstream::Upstreams,
 };
 
 /// Quarantine notes that may wait to be written.
 const NOTES: usize = 10_000;
+
+/// Changes of what is offered that a slow door may lag behind.
+const CHANGES: usize = 64;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -194,6 +197,7 @@ impl House {
             ledger,
             metrics,
             on_advertised: Box::new(OnShelf(Arc::clone(&shelf))),
+            changed: tokio::sync::broadcast::channel(CHANGES).0,
             detached: Detached::default(),
         });
         let mut tasks = JoinSet::new();
@@ -420,6 +424,7 @@ impl Shelf {
             .collect();
         state.quarantined = quarantined;
         pipeline.catalog.store(Arc::new(catalog));
+        pipeline.tell(HouseChange::Offers);
     }
 }
 
@@ -540,6 +545,7 @@ async fn reload(shelf: &Shelf, config: &Config, pipeline: &Pipeline) -> Result<(
     let changed = pipeline.grants.load().digest() != grants.digest();
     let (set, policies) = (grants.digest(), grants.len());
     pipeline.grants.store(Arc::new(grants));
+    pipeline.tell(HouseChange::Offers);
     let noted = async {
         if changed {
             pipeline.ledger.note(Event::PolicyLoaded { set, policies }).await?;

@@ -257,6 +257,14 @@ pub(super) fn event(at: Timestamp, event: &Event) -> Result<Vec<u8>, Fault> {
             line.option("task", task.as_deref());
             line.option("user", user.as_deref());
         }
+        Event::MessageRefused { agent, credential, reason, method } => {
+            line.text("agent", agent);
+            line.time("at", at);
+            line.text("credential", credential);
+            line.text("kind", "call.refused");
+            line.option("method", method.as_deref());
+            line.text("reason", reason);
+        }
         Event::TokenRevoked { agent, credential } => {
             line.text("agent", agent);
             line.time("at", at);

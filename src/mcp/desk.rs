@@ -1,7 +1,7 @@
 //! The desk behind both transports: a request in, and out a whole response, a call under way, or a stream.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,7 +16,7 @@ use super::{
     message::{Method, Notification, Request, RequestId, Response, Told},
     problem::{Problem, VERSIONS},
     render,
-    road::{Going, Road},
+    road::{Following, Going, Road},
     route,
     seal::{Purpose, Seal},
     session::{Bounded, Session},
@@ -52,7 +52,7 @@ pub(super) struct Desk<R> {
     pages: Pages,
     levels: Mutex<Bounded<usize>>,
     ended: Mutex<Bounded<()>>,
-    followed: Mutex<Bounded<BTreeSet<String>>>,
+    followed: Mutex<Bounded<BTreeMap<String, Following>>>,
     /// Becomes true when the server stops.
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -303,13 +303,13 @@ impl<R: Road> Desk<R> {
     /// [`Problem::TooManyStreams`], [`Problem::StreamTaken`]
     pub(super) fn session_feed(self: &Arc<Self>, peer: &Peer, session: &Session) -> Result<Feed<R>, Problem> {
         let places = self.places(peer, Some(&session.nonce))?;
-        let wants = Wants { tools: true, prompts: true, resources: true, followed: BTreeSet::new() };
+        let wants = Wants { tools: true, prompts: true, resources: true, followed: BTreeMap::new() };
         Ok(Feed::new(Arc::clone(self), peer.clone(), None, wants, places, None, None))
     }
 
     /// Whether the legacy session follows a resource.
     pub(super) fn follows(&self, session: &Session, uri: &str) -> bool {
-        locked(&self.followed).get(&session.nonce).is_some_and(|followed| followed.contains(uri))
+        locked(&self.followed).get(&session.nonce).is_some_and(|followed| followed.contains_key(uri))
     }
 
     fn places(&self, peer: &Peer, session: Option<&Arc<str>>) -> Result<Vec<super::under_way::StreamPlace>, Problem> {
@@ -461,14 +461,14 @@ impl<R: Road> Desk<R> {
             }
             return Ok(());
         }
-        self.report(peer.principal(), &uri).await?;
+        let following = self.report(peer.principal(), &uri).await?;
         let mut sessions = locked(&self.followed);
         if sessions.get(&session.nonce).is_none() {
-            sessions.insert(Arc::clone(&session.nonce), BTreeSet::new());
+            sessions.insert(Arc::clone(&session.nonce), BTreeMap::new());
         }
         match sessions.get_mut(&session.nonce) {
-            Some(followed) if followed.len() < FOLLOWED || followed.contains(&uri) => {
-                followed.insert(uri);
+            Some(followed) if followed.len() < FOLLOWED || followed.contains_key(&uri) => {
+                followed.insert(uri, following);
                 Ok(())
             }
             _ => Err(Problem::Busy),
@@ -476,7 +476,7 @@ impl<R: Road> Desk<R> {
     }
 
     /// Has the upstream of a resource report its changes.
-    async fn report(&self, principal: &Principal, uri: &str) -> Result<(), Problem> {
+    async fn report(&self, principal: &Principal, uri: &str) -> Result<Following, Problem> {
         let upstream = route::resource(&self.road, principal, Operation::ReadResource, uri).await?;
         self.road.subscribe(&upstream, uri).await.map_err(|problem| {
             tracing::warn!(%upstream, problem, "the upstream does not report changes of a resource");
@@ -503,14 +503,14 @@ impl<R: Road> Desk<R> {
             tools: flag("toolsListChanged")?,
             prompts: flag("promptsListChanged")? && has("prompts"),
             resources: flag("resourcesListChanged")? && has("resources"),
-            followed: BTreeSet::new(),
+            followed: BTreeMap::new(),
         };
         let places = self.places(peer, None)?;
         for uri in uris {
             let uri =
                 uri.as_str().ok_or_else(|| invalid("`resourceSubscriptions` has to be an array of at most 64 URIs"))?;
-            if self.report(peer.principal(), uri).await.is_ok() {
-                wants.followed.insert(uri.to_owned());
+            if let Ok(following) = self.report(peer.principal(), uri).await {
+                wants.followed.insert(uri.to_owned(), following);
             }
         }
         let (cancel, cancelled) = watch::channel(false);

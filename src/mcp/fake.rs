@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    road::{Edition, Going, Road},
+    road::{Edition, Following, Going, Road},
     session::principal,
 };
 use crate::{
@@ -180,8 +180,8 @@ impl Road for Arc<Fake> {
         matches!(capability, "resources" | "prompts").then(|| Object::new().into())
     }
 
-    async fn subscribe(&self, _upstream: &UpstreamName, _uri: &str) -> Result<(), String> {
-        Ok(())
+    async fn subscribe(&self, _upstream: &UpstreamName, _uri: &str) -> Result<Following, String> {
+        Ok(Following::new(()))
     }
 
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {

@@ -1,7 +1,7 @@
 //! Streams that stay open: `subscriptions/listen`, and what a legacy session is told between its requests.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use super::{
     desk::{Desk, Peer},
     message::RequestId,
     render,
-    road::Road,
+    road::{Following, Road},
     under_way::{StreamPlace, Ticket},
 };
 use crate::{
@@ -36,7 +36,7 @@ const RECHECK: Duration = Duration::from_secs(5);
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// What a stream was opened for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Wants {
     /// `notifications/tools/list_changed`
     pub(super) tools: bool,
@@ -45,7 +45,7 @@ pub(super) struct Wants {
     /// `notifications/resources/list_changed`
     pub(super) resources: bool,
     /// `notifications/resources/updated` of these URIs.
-    pub(super) followed: BTreeSet<String>,
+    pub(super) followed: BTreeMap<String, Following>,
 }
 
 /// One open stream. It ends when the server stops, when the credential ends or is revoked, and when it is
@@ -114,7 +114,7 @@ impl<R: Road> Feed<R> {
                 }
             }
             if !feed.wants.followed.is_empty() {
-                let uris: Vec<Value> = feed.wants.followed.iter().map(|uri| Value::from(uri.as_str())).collect();
+                let uris: Vec<Value> = feed.wants.followed.keys().map(|uri| Value::from(uri.as_str())).collect();
                 honoured.insert("resourceSubscriptions", uris);
             }
             let params = Object::new().with("notifications", honoured);
@@ -208,7 +208,7 @@ impl<R: Road> Feed<R> {
         if self.wants.prompts {
             self.tell("notifications/prompts/list_changed", Object::new());
         }
-        for uri in self.wants.followed.clone() {
+        for uri in self.wants.followed.keys().cloned().collect::<Vec<_>>() {
             self.tell("notifications/resources/updated", Object::new().with("uri", uri));
         }
     }
@@ -216,7 +216,7 @@ impl<R: Road> Feed<R> {
     fn follows(&self, uri: &str) -> bool {
         match &self.peer.session {
             Some(session) => self.desk.follows(session, uri),
-            None => self.wants.followed.contains(uri),
+            None => self.wants.followed.contains_key(uri),
         }
     }
 

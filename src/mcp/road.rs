@@ -42,6 +42,22 @@ impl fmt::Debug for Edition {
     }
 }
 
+/// Keeps an upstream reporting changes of one resource while it lives.
+pub struct Following(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>);
+
+impl Following {
+    /// Holds whatever ends the reports when it is dropped.
+    pub fn new(guard: impl Any + Send + Sync) -> Self {
+        Self(Box::new(guard))
+    }
+}
+
+impl fmt::Debug for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Following").finish_non_exhaustive()
+    }
+}
+
 /// The house behind the door: [`Pipeline`], or something smaller in a test of the door.
 pub trait Road: Send + Sync + 'static {
     /// The time.
@@ -98,11 +114,11 @@ pub trait Road: Send + Sync + 'static {
     /// What an upstream declared under that capability.
     fn capability(&self, upstream: &UpstreamName, capability: &str) -> Option<Value>;
 
-    /// Has an upstream report changes of a resource.
+    /// Has an upstream report changes of a resource, until what this gives is dropped.
     ///
     /// # Errors
     /// Why it cannot, for an operator.
-    fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> impl Future<Output = Result<(), String>> + Send;
+    fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> impl Future<Output = Result<Following, String>> + Send;
 
     /// Changes that upstreams tell of, from now on.
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)>;
@@ -147,7 +163,7 @@ impl Road for Arc<Pipeline> {
 
     fn tool(&self, principal: &Principal, name: &str) -> Option<Arc<Tool>> {
         let tool = self.catalog.load().find(Operation::CallTool, name)?;
-        self.grants.load().visibility(principal, &tool).is_some().then_some(tool)
+        self.grants.load().visibility(principal, &tool, self.clock.now()).is_some().then_some(tool)
     }
 
     fn edition(&self) -> Edition {
@@ -156,11 +172,11 @@ impl Road for Arc<Pipeline> {
 
     fn reachable(&self, principal: &Principal, operation: Operation) -> Vec<UpstreamName> {
         let catalog = self.catalog.load();
-        let grants = self.grants.load();
+        let (grants, now) = (self.grants.load(), self.clock.now());
         let mut names: Vec<UpstreamName> = catalog
             .all()
             .filter(|tool| tool.operation == operation)
-            .filter(|tool| grants.reaches(principal, operation, &tool.upstream))
+            .filter(|tool| grants.reaches(principal, operation, &tool.upstream, now))
             .map(|tool| tool.upstream.clone())
             .collect();
         names.sort();
@@ -176,8 +192,8 @@ impl Road for Arc<Pipeline> {
         self.upstreams.capability(upstream, capability)
     }
 
-    async fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> Result<(), String> {
-        self.upstreams.subscribe(upstream, uri).await
+    async fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> Result<Following, String> {
+        self.upstreams.subscribe(upstream, uri).await.map(Following::new)
     }
 
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {

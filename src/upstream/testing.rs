@@ -1,7 +1,6 @@
 //! Calls and a house for the tests of this module.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
