@@ -387,11 +387,13 @@ fn bombs_are_refused_quickly() {
 fn a_schema_that_doubles_at_each_level_of_the_arguments_stays_bounded() {
     let schema = json!({
         "type": "object",
-        "properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "y": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}
+        "properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "y": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}},
+        "anyOf": [{"properties": {"z": {"$ref": "#"}}}, {"properties": {"z": {"$ref": "#"}}}],
+        "patternProperties": {"^z": {"$ref": "#"}}
     });
     let tool = tool(&schema);
     let started = Instant::now();
-    for member in ["x", "y"] {
+    for member in ["x", "y", "z"] {
         let nested = |end: &str| format!("{}{end}{}", format!("{{\"{member}\":").repeat(100), "}".repeat(100));
         accepted(&tool, &nested("{}"));
         refused(&tool, &nested("1"));
