@@ -179,6 +179,23 @@ fn the_operator_narrows_and_opens() {
 }
 
 #[test]
+fn a_misspelt_keyword_of_the_operators_is_no_narrowing() {
+    let mut contract = contract(&transfer());
+    for (own, nearest) in [
+        (json!({"properties": {"amount": {"maximun": 10}}}), "`maximum`"),
+        (json!({"propertys": {}}), "`properties`"),
+        (json!({"allOf": [{"requird": ["from"]}]}), "`required`"),
+    ] {
+        contract.arguments = Some(value(&own));
+        let why = Tool::compile(&contract).unwrap_err();
+        assert!(why.contains("`arguments`") && why.contains(nearest), "{why}");
+    }
+    contract.arguments =
+        Some(value(&json!({"x-why": "audit", "properties": {"maximun": {"enum": [{"anything": 1}]}}})));
+    Tool::compile(&contract).unwrap();
+}
+
+#[test]
 fn undeclared_members_are_refused_at_every_level_that_lists_its_members() {
     let schema = json!({
         "type": "object",
