@@ -54,7 +54,8 @@ pub struct Catalog {
     by_name: HashMap<String, Arc<Tool>>,
     /// The same, in the order of their names.
     tools: Vec<Arc<Tool>>,
-    builtin: BTreeMap<UpstreamName, Vec<Arc<Tool>>>,
+    /// Built-in contracts by the upstream's name.
+    builtin: BTreeMap<String, Vec<Arc<Tool>>>,
     quarantined: Vec<Quarantined>,
 }
 
@@ -120,10 +121,10 @@ impl Catalog {
         for upstream in advertised.keys() {
             let tools = self
                 .builtin
-                .get(upstream)
+                .get(upstream.as_str())
                 .cloned()
                 .or_else(|| Some(Tool::builtin(upstream, &[]).ok()?.into_iter().map(Arc::new).collect()));
-            next.builtin.insert(upstream.clone(), tools.unwrap_or_default());
+            next.builtin.insert(upstream.as_str().to_owned(), tools.unwrap_or_default());
         }
         next.tools.sort_by(|a, b| a.name.cmp(&b.name));
         next.quarantined.sort_by(|a, b| (&a.upstream, &a.tool).cmp(&(&b.upstream, &b.tool)));
@@ -190,8 +191,7 @@ impl Catalog {
     }
 
     fn builtin_of(&self, name: &str) -> impl Iterator<Item = &Arc<Tool>> {
-        let upstream = UpstreamName::new(name);
-        upstream.and_then(|upstream| self.builtin.get(&upstream)).into_iter().flatten()
+        self.builtin.get(name).into_iter().flatten()
     }
 
     /// Every tool for `tools/call` that is offered, by name.

@@ -13,6 +13,7 @@ use std::{
 
 use super::{Impact, Quarantine, Quarantined, UpstreamName, diff::quoted};
 use crate::{
+    call::cut,
     clock::{Timestamp, random},
     json::{Canonical, Digest, Limits, NotCanonical, Object, Value, parse},
 };
@@ -115,9 +116,7 @@ impl Contract {
         })?;
         let whole = whole.as_object().ok_or("it is not an object")?;
         if let Some((unknown, _)) = whole.iter().find(|(name, _)| !MEMBERS.contains(name)) {
-            let nearest = MEMBERS
-                .into_iter()
-                .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
+            let nearest = MEMBERS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, cut(unknown, 64)));
             return Err(format!(
                 "{} is no member of a contract; the nearest is `{}`",
                 quoted(unknown, 80),

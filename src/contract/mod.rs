@@ -1,6 +1,6 @@
 //! Contracts: what each tool was when a person reviewed it, and the catalog that calls are checked against.
 //!
-//! [`file`] reads and writes `schemas/<upstream>/<tool>.json`; [`vet`] says whether a schema can be
+//! [`mod@file`] reads and writes `schemas/<upstream>/<tool>.json`; [`vet`] says whether a schema can be
 //! trusted to bound anything; [`Tool`] holds a compiled contract; [`Catalog`] is what is offered now:
 //! contracts that match what the upstream advertises, and, apart, what is quarantined and why.
 

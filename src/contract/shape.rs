@@ -165,66 +165,96 @@ impl Shape {
 
 /// The first argument that no schema declares: its pointer.
 pub(super) fn undeclared(shapes: &[&Shape], arguments: &Value) -> Option<String> {
-    let places: Vec<(&Shape, &[usize])> = shapes.iter().map(|shape| (*shape, shape.root.as_slice())).collect();
+    let root = shapes.iter().flat_map(|shape| shape.root.iter().map(|at| (*shape, *at))).collect::<Vec<_>>();
     let mut pointer = String::new();
-    look(&places, arguments, true, &mut pointer).then_some(pointer)
+    look(&root, arguments, true, &mut pointer).then_some(pointer)
 }
 
-type Speaking<'s> = (&'s Shape, &'s [usize]);
+/// One node that speaks of a place.
+type Speaking<'s> = (&'s Shape, usize);
 
 /// Whether something in `instance` is undeclared; `pointer` then leads to it.
 fn look(speaking: &[Speaking<'_>], instance: &Value, top: bool, pointer: &mut String) -> bool {
+    let length = pointer.len();
     match instance {
         Value::Object(members) => {
-            let nodes = || speaking.iter().flat_map(|(shape, here)| here.iter().filter_map(|at| shape.nodes.get(*at)));
+            let nodes = || speaking.iter().filter_map(|(shape, at)| shape.nodes.get(*at));
             let closed = top || (nodes().any(|node| node.lists) && !nodes().any(|node| node.speaks_of_rest));
             members.iter().any(|(name, value)| {
-                let mut inner: Vec<Speaking<'_>> = Vec::new();
-                let mut declared = false;
-                for (shape, here) in speaking {
-                    for node in here.iter().filter_map(|at| shape.nodes.get(*at)) {
-                        let known = node.members.get(name);
-                        let matching = node.matching.iter().filter(|(pattern, _)| pattern.is_valid(&Value::from(name)));
-                        let mut spoken: Vec<usize> = known.copied().into_iter().collect();
-                        spoken.extend(matching.map(|(_, at)| *at));
-                        if spoken.is_empty() {
-                            spoken.extend(&node.rest);
-                        }
-                        declared |= !spoken.is_empty();
-                        inner.extend(
-                            spoken.iter().filter_map(|at| Some((*shape, shape.nodes.get(*at)?.here.as_slice()))),
-                        );
-                    }
-                }
-                let length = pointer.len();
-                push(pointer, name);
-                if (closed && !declared) || (is_container(value) && look(&inner, value, false, pointer)) {
+                if closed && !nodes().any(|node| node.declares(name)) {
+                    push(pointer, name);
                     return true;
                 }
-                pointer.truncate(length);
-                false
+                is_container(value) && {
+                    let inner = below(speaking, |node, out| node.of_member(name, out));
+                    push(pointer, name);
+                    look(&inner, value, false, pointer) || {
+                        pointer.truncate(length);
+                        false
+                    }
+                }
             })
         }
         Value::Array(items) => items.iter().enumerate().any(|(index, item)| {
-            if !is_container(item) {
-                return false;
-            }
-            let mut inner: Vec<Speaking<'_>> = Vec::new();
-            for (shape, here) in speaking {
-                for node in here.iter().filter_map(|at| shape.nodes.get(*at)) {
-                    let spoken = node.prefix.get(index).map_or(node.items.as_slice(), std::slice::from_ref);
-                    inner.extend(spoken.iter().filter_map(|at| Some((*shape, shape.nodes.get(*at)?.here.as_slice()))));
+            is_container(item) && {
+                let inner = below(speaking, |node, out| node.of_item(index, out));
+                push(pointer, &index.to_string());
+                look(&inner, item, false, pointer) || {
+                    pointer.truncate(length);
+                    false
                 }
             }
-            let length = pointer.len();
-            push(pointer, &index.to_string());
-            if look(&inner, item, false, pointer) {
-                return true;
-            }
-            pointer.truncate(length);
-            false
         }),
         _ => false,
+    }
+}
+
+/// What speaks of a place one step further down, when `step` tells which nodes each node sends there. Each
+/// node is in it once, so that what refers to itself twice does not double at every step.
+fn below<'s>(speaking: &[Speaking<'s>], step: impl Fn(&Node, &mut Vec<usize>)) -> Vec<Speaking<'s>> {
+    let mut inner: Vec<Speaking<'s>> = Vec::new();
+    let mut sent = Vec::new();
+    for (shape, at) in speaking {
+        sent.clear();
+        if let Some(node) = shape.nodes.get(*at) {
+            step(node, &mut sent);
+        }
+        let here = sent.iter().filter_map(|at| shape.nodes.get(*at)).flat_map(|node| &node.here);
+        inner.extend(here.map(|at| (*shape, *at)));
+    }
+    let key = |(shape, at): &Speaking<'s>| (std::ptr::from_ref::<Shape>(shape).addr(), *at);
+    inner.sort_unstable_by_key(key);
+    inner.dedup_by_key(|speaking| key(speaking));
+    inner
+}
+
+impl Node {
+    /// Whether it says something of a member of that name, be it of all others.
+    fn declares(&self, name: &str) -> bool {
+        self.members.contains_key(name) || !self.rest.is_empty() || self.matching_of(name).next().is_some()
+    }
+
+    fn of_member(&self, name: &str, out: &mut Vec<usize>) {
+        out.extend(self.members.get(name));
+        out.extend(self.matching_of(name));
+        if out.is_empty() {
+            out.extend(&self.rest);
+        }
+    }
+
+    fn of_item(&self, index: usize, out: &mut Vec<usize>) {
+        match self.prefix.get(index) {
+            Some(at) => out.push(*at),
+            None => out.extend(&self.items),
+        }
+    }
+
+    fn matching_of(&self, name: &str) -> impl Iterator<Item = usize> {
+        let text = (!self.matching.is_empty()).then(|| Value::from(name));
+        self.matching
+            .iter()
+            .filter(move |(pattern, _)| text.as_ref().is_some_and(|text| pattern.is_valid(text)))
+            .map(|(_, at)| *at)
     }
 }
 

@@ -179,6 +179,23 @@ fn the_operator_narrows_and_opens() {
 }
 
 #[test]
+fn a_misspelt_keyword_of_the_operators_is_no_narrowing() {
+    let mut contract = contract(&transfer());
+    for (own, nearest) in [
+        (json!({"properties": {"amount": {"maximun": 10}}}), "`maximum`"),
+        (json!({"propertys": {}}), "`properties`"),
+        (json!({"allOf": [{"requird": ["from"]}]}), "`required`"),
+    ] {
+        contract.arguments = Some(value(&own));
+        let why = Tool::compile(&contract).unwrap_err();
+        assert!(why.contains("`arguments`") && why.contains(nearest), "{why}");
+    }
+    contract.arguments =
+        Some(value(&json!({"x-why": "audit", "properties": {"maximun": {"enum": [{"anything": 1}]}}})));
+    Tool::compile(&contract).unwrap();
+}
+
+#[test]
 fn undeclared_members_are_refused_at_every_level_that_lists_its_members() {
     let schema = json!({
         "type": "object",
@@ -387,11 +404,13 @@ fn bombs_are_refused_quickly() {
 fn a_schema_that_doubles_at_each_level_of_the_arguments_stays_bounded() {
     let schema = json!({
         "type": "object",
-        "properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "y": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}
+        "properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "y": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}},
+        "anyOf": [{"properties": {"z": {"$ref": "#"}}}, {"properties": {"z": {"$ref": "#"}}}],
+        "patternProperties": {"^z": {"$ref": "#"}}
     });
     let tool = tool(&schema);
     let started = Instant::now();
-    for member in ["x", "y"] {
+    for member in ["x", "y", "z"] {
         let nested = |end: &str| format!("{}{end}{}", format!("{{\"{member}\":").repeat(100), "}".repeat(100));
         accepted(&tool, &nested("{}"));
         refused(&tool, &nested("1"));

@@ -141,8 +141,8 @@ impl Tool {
         vet::takes_an_object(input).map_err(of_input)?;
         let advertised = Vetted::new(input).map_err(of_input)?;
         let headers = vet::headers(input).map_err(of_input)?;
-        let narrowing = contract.arguments.as_ref().map(Vetted::new).transpose();
-        let narrowing = narrowing.map_err(|problem| format!("`arguments` cannot be trusted: {problem}"))?;
+        let narrowing = contract.arguments.as_ref().map(|own| vet::spelling(own).and_then(|()| Vetted::new(own)));
+        let narrowing = narrowing.transpose().map_err(|problem| format!("`arguments` cannot be trusted: {problem}"))?;
         let output = definition.get("outputSchema").map(Vetted::new).transpose();
         let output = output.map_err(|problem| format!("`outputSchema` cannot be trusted: {problem}"))?;
         Ok(Self {

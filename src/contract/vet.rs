@@ -15,8 +15,8 @@ use super::{
     tool::ParamHeader,
 };
 use crate::{
-    call::Pointer,
-    json::{self, Validator, Value},
+    call::{Pointer, cut},
+    json::{self, Object, Validator, Value},
 };
 
 /// The most bytes of a schema's compact text.
@@ -153,6 +153,109 @@ pub fn headers(schema: &Value) -> Result<Vec<ParamHeader>, String> {
     }
 }
 
+/// The keywords of all dialects, annotations too.
+const KEYWORDS: [&str; 63] = [
+    "$anchor",
+    "$comment",
+    "$defs",
+    "$dynamicAnchor",
+    "$dynamicRef",
+    "$id",
+    "$recursiveAnchor",
+    "$recursiveRef",
+    "$ref",
+    "$schema",
+    "$vocabulary",
+    "additionalItems",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "const",
+    "contains",
+    "contentEncoding",
+    "contentMediaType",
+    "contentSchema",
+    "default",
+    "definitions",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "deprecated",
+    "description",
+    "else",
+    "enum",
+    "examples",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "id",
+    "if",
+    "items",
+    "maxContains",
+    "maximum",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "minContains",
+    "minimum",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "multipleOf",
+    "not",
+    "oneOf",
+    "pattern",
+    "patternProperties",
+    "prefixItems",
+    "properties",
+    "propertyNames",
+    "readOnly",
+    "required",
+    "then",
+    "title",
+    "type",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "uniqueItems",
+    "writeOnly",
+];
+
+/// Whether a schema that an operator wrote has a misspelt keyword: JSON Schema passes over keywords that it
+/// does not know, and what was meant to narrow would narrow nothing. Keywords that start with `x-` are the
+/// operator's own.
+///
+/// # Errors
+/// A sentence for the operator with the nearest keyword.
+pub fn spelling(schema: &Value) -> Result<(), String> {
+    spelling_at(schema, 0)
+}
+
+fn spelling_at(schema: &Value, level: usize) -> Result<(), String> {
+    if level > MOST_LEVELS {
+        return Ok(());
+    }
+    if let Some(items) = schema.as_array() {
+        return items.iter().try_for_each(|item| spelling_at(item, level + 1));
+    }
+    for (keyword, value) in schema.as_object().into_iter().flat_map(Object::iter) {
+        if !KEYWORDS.contains(&keyword) && !keyword.starts_with("x-") {
+            let nearest = KEYWORDS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, cut(keyword, 64)));
+            let nearest = nearest.unwrap_or_default();
+            return Err(format!("{} is no keyword of JSON Schema; the nearest is `{nearest}`", quoted(keyword, 80)));
+        }
+        match keyword {
+            "enum" | "const" | "default" | "examples" | "required" | "dependentRequired" => {}
+            "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas" | "dependencies"
+            | "$vocabulary" => {
+                let mut subs = value.as_object().into_iter().flat_map(Object::iter);
+                subs.try_for_each(|(_, sub)| spelling_at(sub, level + 1))?;
+            }
+            _ => spelling_at(value, level + 1)?,
+        }
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy)]
 struct Reach {
     /// Only `properties` led here.
@@ -251,5 +354,5 @@ fn cut_pointer(pointer: &str) -> String {
     if pointer.len() <= MOST {
         return pointer.to_owned();
     }
-    format!("{}…", crate::call::cut(pointer, MOST))
+    format!("{}…", cut(pointer, MOST))
 }
