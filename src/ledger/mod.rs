@@ -19,6 +19,8 @@ mod reply;
 mod search;
 mod sled_store;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tiles;
 mod tree;
 pub mod verify;
