@@ -122,6 +122,11 @@ impl Received {
         (self.id, self.operation, self.name, self.arguments, self.passage, self.link)
     }
 
+    /// Whether checking the arguments may take long enough to hold up other calls.
+    pub fn is_heavy(&self) -> bool {
+        self.arguments.is_heavier_than(64 << 10)
+    }
+
     /// Joins the call to the one whose credential came with it.
     pub fn authenticate(self, who: Identified) -> Authenticated {
         Authenticated { received: self, principal: who.into_principal() }

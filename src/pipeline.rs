@@ -7,7 +7,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::broadcast, task::JoinSet};
+use tokio::{
+    runtime::RuntimeFlavor,sync::broadcast, task::JoinSet};
 
 use crate::{
     call::{Fault, Identified, Operation, Principal, Received, Refused},
@@ -41,6 +42,8 @@ pub struct Pipeline {
     pub metrics: Arc<Metrics>,
     /// Remakes the catalog when an upstream tells what it has.
     pub on_advertised: Box<dyn OnAdvertised>,
+    /// The turn of calls with large arguments.
+    pub heavy: tokio::sync::Mutex<()>,
     /// Calls whose client went away before they ended.
     pub detached: Detached,
     /// Tells the doors that what is offered changed; whoever replaces the catalog or the grants sends on it.
@@ -64,7 +67,7 @@ impl Pipeline {
     /// Takes a call along the whole road. If the returned future is dropped, a call that is on its way
     /// to an upstream is cancelled there as far as its protocol can, and its outcome is recorded all the same.
     pub async fn handle(self: &Arc<Self>, received: Received, who: Identified) -> Reply {
-        match self.admit(received, who) {
+        match self.admit_in_turn(received, who).await {
             Ok(call) => {
                 let road = Arc::clone(self);
                 Owned::new(Box::pin(async move { road.perform(call).await }), Arc::downgrade(self)).await
@@ -74,6 +77,22 @@ impl Pipeline {
                 self.metrics.refused(refused.code());
                 self.ledger.refuse(refused, caller, basis).await
             }
+        }
+    }
+
+    /// Large arguments are checked one call at a time, beside the threads that serve the others.
+    async fn admit_in_turn(
+        &self,
+        received: Received,
+        who: Identified,
+    ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
+        if !received.is_heavy() {
+            return self.admit(received, who);
+        }
+        let _turn = self.heavy.lock().await;
+        match tokio::runtime::Handle::current().runtime_flavor() {
+            RuntimeFlavor::MultiThread => tokio::task::block_in_place(|| self.admit(received, who)),
+            _ => self.admit(received, who),
         }
     }
 

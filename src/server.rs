@@ -198,6 +198,7 @@ impl House {
             metrics,
             on_advertised: Box::new(OnShelf(Arc::clone(&shelf))),
             changed: tokio::sync::broadcast::channel(CHANGES).0,
+            heavy: tokio::sync::Mutex::default(),
             detached: Detached::default(),
         });
         let mut tasks = JoinSet::new();

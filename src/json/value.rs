@@ -152,6 +152,29 @@ impl Value {
         out
     }
 
+    /// Whether the tree takes more than `bytes` of text, roughly; looks no further than that.
+    pub fn is_heavier_than(&self, bytes: usize) -> bool {
+        let (mut weight, mut waiting) = (0_usize, vec![self]);
+        while let Some(value) = waiting.pop() {
+            weight += 8;
+            match value {
+                Self::String(text) => weight += text.len(),
+                Self::Array(items) => waiting.extend(items.iter().take(bytes)),
+                Self::Object(object) => {
+                    for (name, value) in object.iter().take(bytes) {
+                        weight += name.len();
+                        waiting.push(value);
+                    }
+                }
+                _ => {}
+            }
+            if weight > bytes {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The same tree for libraries that want serde_json's; numbers that a double or a 64-bit integer
     /// cannot hold come out as the nearest double, so nothing is decided on such a copy.
     pub fn to_serde(&self) -> serde_json::Value {
