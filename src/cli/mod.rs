@@ -292,6 +292,11 @@ enum LedgerCommand {
                             --pin checkpoint.txt --key 'countersign.local/log+…'\n\nRollback, and a rewrite by the key's \
                             holder, show only against a checkpoint kept elsewhere: --pin.")]
     Verify(ledger::VerifyArgs),
+    /// Print a receipt for one entry (C2SP tlog-proof), which verifies with the log's verifier key alone
+    Prove {
+        /// The entry's number
+        seq: u64,
+    },
     /// Print a signed checkpoint over everything so far; keep it elsewhere
     Checkpoint,
     /// Write every entry out

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     control,
-    outcome::{Exit, Failure, error_json},
+    outcome::{Exit, Failure, error_json, visible},
 };
 use crate::{
     clock::Clock,
@@ -18,6 +18,7 @@ use crate::{
     http::snapshot,
     identity::TokenRequest,
     json::Limits,
+    ledger::Entry,
     server::{House, Registration, why_code},
 };
 
@@ -91,8 +92,30 @@ pub enum Request {
     },
     /// How many entries there are.
     LedgerSize,
+    /// One entry with what is kept beside it.
+    LedgerEntry {
+        /// Its number.
+        seq: u64,
+    },
+    /// The entries of one call, with what is kept beside them.
+    LedgerCall {
+        /// The call's id.
+        call: String,
+    },
+    /// Entries as lines, byte for byte as they are in the log.
+    LedgerExport {
+        /// The first.
+        from: u64,
+        /// How many at most, up to [`PAGE`].
+        most: usize,
+    },
     /// A signed checkpoint.
     LedgerCheckpoint,
+    /// A receipt for one entry.
+    LedgerProve {
+        /// Its number.
+        seq: u64,
+    },
     /// Reads contracts and grants again.
     Reload,
     /// Drains and ends the server.
@@ -159,6 +182,32 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
         }
         Request::LedgerEntries { from, most, wait_ms } => entries(house, from, most, wait_ms).await,
         Request::LedgerSize => Ok(json!({"size": house.pipeline.ledger.size()})),
+        Request::LedgerEntry { seq } => {
+            let entries = house.pipeline.ledger.entries(seq, 1)?;
+            if entries.is_empty() {
+                let size = house.pipeline.ledger.size();
+                return Err(Failure::new(Exit::Cannot, format!("the ledger has {size} entries, and no number {seq}")));
+            }
+            with_payloads(house, &entries)
+        }
+        Request::LedgerCall { call } => {
+            let entries = house.pipeline.ledger.find(&call)?;
+            if entries.is_empty() {
+                return Err(Failure::new(Exit::Cannot, format!("the ledger has no call `{}`", visible(&call))));
+            }
+            with_payloads(house, &entries)
+        }
+        Request::LedgerExport { from, most } => {
+            if from >= house.pipeline.ledger.size() {
+                return Ok(json!({"lines": []}));
+            }
+            let entries = house.pipeline.ledger.entries(from, most.min(PAGE))?;
+            let line = |entry: &Entry| {
+                format!("{{\"entry\":{},\"seq\":{}}}", String::from_utf8_lossy(&entry.text), entry.seq)
+            };
+            Ok(json!({"lines": entries.iter().map(line).collect::<Vec<_>>()}))
+        }
+        Request::LedgerProve { seq } => Ok(json!({"proof": house.pipeline.ledger.prove(seq).await?})),
         Request::LedgerCheckpoint => Ok(json!({"checkpoint": house.pipeline.ledger.checkpoint().await?})),
         Request::Reload => match house.reload().await {
             Ok(()) => Ok(json!({"reloaded": true})),
@@ -300,8 +349,23 @@ async fn entries(house: &House, from: u64, most: usize, wait_ms: u64) -> Result<
     Ok(json!({"size": size, "entries": entries}))
 }
 
+/// Entries with the arguments or the result that are kept beside each; `null` where nothing is.
+fn with_payloads(house: &House, entries: &[Entry]) -> Result<Value, Failure> {
+    let mut shown = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let mut value = entry_json(entry);
+        let payload = house.pipeline.ledger.payload(entry.seq)?;
+        if let (Some(members), Some(payload)) = (value.as_object_mut(), payload) {
+            let tree = crate::json::parse(&payload.bytes, &Limits::RESPONSE).map(|tree| tree.to_serde());
+            members.insert("payload".to_owned(), tree.unwrap_or_default());
+        }
+        shown.push(value);
+    }
+    Ok(json!({"entries": shown}))
+}
+
 /// One entry as an object that has its `seq`.
-pub(super) fn entry_json(entry: &crate::ledger::Entry) -> Value {
+pub(super) fn entry_json(entry: &Entry) -> Value {
     let tree = crate::json::parse(&entry.text, &Limits::REQUEST).map(|tree| tree.to_serde());
     match tree {
         Ok(Value::Object(mut members)) => {
