@@ -13,7 +13,7 @@ use jsonschema::{Draft, Registry, Uri};
 use serde_json::Value as Schema;
 
 use super::diff::quoted;
-use crate::json::{Tree, Value};
+use crate::json::{Validator, Value};
 
 /// The dialects that are understood, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +92,7 @@ pub(super) struct Shape {
 #[derive(Debug, Default)]
 struct Node {
     members: HashMap<String, usize>,
-    matching: Vec<(jsonschema::Validator<Tree>, usize)>,
+    matching: Vec<(Validator, usize)>,
     rest: Vec<usize>,
     prefix: Vec<usize>,
     items: Vec<usize>,
@@ -134,7 +134,7 @@ impl Shape {
         schema: &Schema,
         dialect: Dialect,
         budget: u64,
-        pattern: impl Fn(&str) -> Result<jsonschema::Validator<Tree>, String>,
+        pattern: impl Fn(&str) -> Result<Validator, String>,
     ) -> Result<(Self, Cost), String> {
         let mut walk = Walk::new(schema, dialect)?;
         walk.run(budget, &pattern)?;
@@ -301,11 +301,7 @@ impl<'s> Walk<'s> {
         at
     }
 
-    fn run(
-        &mut self,
-        budget: u64,
-        pattern: &impl Fn(&str) -> Result<jsonschema::Validator<Tree>, String>,
-    ) -> Result<(), String> {
+    fn run(&mut self, budget: u64, pattern: &impl Fn(&str) -> Result<Validator, String>) -> Result<(), String> {
         while let Some((at, schema, base)) = self.waiting.pop_front() {
             if u64::try_from(self.nodes.len()).unwrap_or(u64::MAX) > budget {
                 return Err(format!("it has more than {budget} sub-schemas"));
@@ -391,7 +387,7 @@ impl<'s> Walk<'s> {
         at: usize,
         target: usize,
         place: &Place<'s>,
-        pattern: &impl Fn(&str) -> Result<jsonschema::Validator<Tree>, String>,
+        pattern: &impl Fn(&str) -> Result<Validator, String>,
     ) -> Result<(), String> {
         if matches!(place, Place::Matching(_)) {
             self.weigh(at, PATTERN_WEIGHT);

@@ -6,17 +6,17 @@
 
 use std::collections::HashSet;
 
-use jsonschema::{PatternOptions, ValidationOptions, Validator, error::ValidationErrorKind};
+use jsonschema::{PatternOptions, error::ValidationErrorKind};
 use serde_json::Value as Schema;
 
 use super::{
-    diff::quoted,
+    diff::{quoted, visible},
     shape::{self, Cost, Dialect, Shape},
     tool::ParamHeader,
 };
 use crate::{
     call::Pointer,
-    json::{Tree, Value},
+    json::{self, Validator, Value},
 };
 
 /// The most bytes of a schema's compact text.
@@ -35,7 +35,7 @@ const MOST_EXPLAINED: u64 = 64 << 20;
 /// A schema that bounds what it is asked about, compiled.
 #[derive(Debug)]
 pub struct Vetted {
-    validator: Validator<Tree>,
+    validator: Validator,
     shape: Shape,
     cost: Cost,
 }
@@ -93,14 +93,9 @@ impl Vetted {
         if self.cost.recursive || work > MOST_EXPLAINED {
             return Err(vague());
         }
-        match self.validator.validate(instance) {
-            Ok(()) => Err(vague()),
-            Err(error) => {
-                let mut pointer = error.instance_path().as_str().to_owned();
-                let problem = problem(error.kind(), &mut pointer);
-                Err(Misfit { pointer: cut_pointer(&pointer), problem })
-            }
-        }
+        // two walks that disagree would be a defect in the validator; the refusal stands all the same
+        let (pointer, problem) = json::first_error(&self.validator, instance).ok_or_else(vague)?;
+        Err(Misfit { pointer: cut_pointer(&pointer), problem: visible(&problem) })
     }
 
     pub(super) fn shape(&self) -> &Shape {
@@ -228,66 +223,18 @@ fn too_deep(value: &Value, left: usize) -> bool {
     }
 }
 
-fn compile(schema: &Schema, dialect: Dialect) -> Result<Validator<Tree>, String> {
+fn compile(schema: &Schema, dialect: Dialect) -> Result<Validator, String> {
     let patterns = PatternOptions::regex().size_limit(MOST_PATTERN_BYTES).dfa_size_limit(MOST_PATTERN_BYTES);
-    ValidationOptions::<_, Tree>::default()
-        .with_draft(dialect.draft())
-        .with_pattern_options(patterns)
-        .should_validate_formats(true)
-        .offline()
-        .build(schema)
-        .map_err(|error| {
-            let place = error.instance_path().as_str();
-            let place = if place.is_empty() { String::new() } else { format!(" at {}", quoted(place, 120)) };
-            match error.kind() {
-                ValidationErrorKind::Format { format } if format == "regex" => {
-                    format!("a pattern{place} is no regular expression that runs in linear time, or is too large")
-                }
-                _ => format!("it does not compile{place}: {}", quoted(&error.to_string(), 200)),
+    json::options().with_draft(dialect.draft()).with_pattern_options(patterns).build(schema).map_err(|error| {
+        let place = error.instance_path().as_str();
+        let place = if place.is_empty() { String::new() } else { format!(" at {}", quoted(place, 120)) };
+        match error.kind() {
+            ValidationErrorKind::Format { format } if format == "regex" => {
+                format!("a pattern{place} is no regular expression that runs in linear time, or is too large")
             }
-        })
-}
-
-/// What is wrong, in words that repeat no value of the instance. Where the kind names a member, the
-/// pointer is led on to it.
-fn problem(kind: &ValidationErrorKind, pointer: &mut String) -> String {
-    use ValidationErrorKind as Kind;
-    match kind {
-        Kind::Type { kind: jsonschema::error::TypeKind::Single(one) } => format!("must be of type `{one}`"),
-        Kind::Type { .. } => "is of a type that is not allowed there".to_owned(),
-        Kind::Required { property } => format!("lacks {}", quoted(property.as_str().unwrap_or_default(), 120)),
-        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-            if let Some(first) = unexpected.first() {
-                shape::push(pointer, first);
-            }
-            "is not declared".to_owned()
+            _ => format!("it does not compile{place}: {}", quoted(&error.to_string(), 200)),
         }
-        Kind::AdditionalItems { limit } => format!("must have at most {limit} items"),
-        Kind::UnevaluatedItems { .. } => "has items that are not declared".to_owned(),
-        Kind::Enum { options } => format!("must be one of {}", quoted(&options.to_string(), 300)),
-        Kind::Constant { expected_value } => format!("must be {}", quoted(&expected_value.to_string(), 120)),
-        Kind::Maximum { limit } => format!("must be at most {limit}"),
-        Kind::Minimum { limit } => format!("must be at least {limit}"),
-        Kind::ExclusiveMaximum { limit } => format!("must be less than {limit}"),
-        Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
-        Kind::MultipleOf { multiple_of } => format!("must be a multiple of {multiple_of}"),
-        Kind::MaxLength { limit } => format!("must have at most {limit} characters"),
-        Kind::MinLength { limit } => format!("must have at least {limit} characters"),
-        Kind::MaxItems { limit } => format!("must have at most {limit} items"),
-        Kind::MinItems { limit } => format!("must have at least {limit} items"),
-        Kind::MaxProperties { limit } => format!("must have at most {limit} members"),
-        Kind::MinProperties { limit } => format!("must have at least {limit} members"),
-        Kind::Pattern { pattern } => format!("must match the pattern {}", quoted(pattern, 120)),
-        Kind::Format { format } => format!("must be written as {} has it", quoted(format, 60)),
-        Kind::UniqueItems => "must not have the same item twice".to_owned(),
-        Kind::Contains => "lacks an item that must be there".to_owned(),
-        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => "fits none of the alternatives".to_owned(),
-        Kind::OneOfMultipleValid { .. } => "fits more than one of the alternatives".to_owned(),
-        Kind::Not { .. } => "is what the schema excludes".to_owned(),
-        Kind::PropertyNames { .. } => "has a member whose name is not allowed".to_owned(),
-        Kind::FalseSchema => "is not allowed".to_owned(),
-        _ => "does not fit the schema".to_owned(),
-    }
+    })
 }
 
 /// Member names come from the caller: a pointer made of them is kept short.

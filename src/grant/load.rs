@@ -254,7 +254,10 @@ impl Grants {
         catalog: &Catalog,
         labels: &BTreeMap<UpstreamName, Vec<String>>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let words = Vocabulary::new(catalog, labels);
+        Self::compile_words(sources, Vocabulary::new(catalog, labels))
+    }
+
+    pub(super) fn compile_words(sources: &[Source], words: Vocabulary) -> Result<Self, Vec<ConfigError>> {
         let mut check = Check { sources, words: &words, errors: BTreeSet::new() };
         let mut rules = Vec::new();
         for source in 0..sources.len() {
@@ -416,7 +419,6 @@ impl Check<'_> {
         span: std::ops::Range<usize>,
         policy: &Policy,
     ) -> Option<Rule> {
-        let before = self.errors.len();
         let text = self.sources.get(source).and_then(|source| source.text.get(span.clone())).unwrap_or_default();
         let said: BTreeMap<&str, &str> = policy.annotations().collect();
         let at = |name: &str| span.start + annotation(text, name).unwrap_or(0);
@@ -492,16 +494,14 @@ impl Check<'_> {
             }
         };
         let reason = said.get("reason").map(|text| text.trim().to_owned());
-        if reason.as_deref().is_some_and(|text| text.is_empty() || text.len() > 500 || text.contains(char::is_control)) {
+        if reason.as_deref().is_some_and(|text| text.is_empty() || text.len() > 500 || text.contains(char::is_control))
+        {
             wrong("reason", "`@reason` is empty, too long or has control characters".to_owned(), "write one sentence");
         }
         let mut mentions = BTreeSet::new();
         match policy.to_json() {
             Ok(json) => gather(json.get("conditions").unwrap_or(&serde_json::Value::Null), &mut mentions),
             Err(error) => self.report(source, span.start, error.to_string(), None),
-        }
-        if self.errors.len() > before {
-            // its names and types are still to be checked, so that every error shows at once
         }
         Some(Rule {
             policy: policy.new_id(PolicyId::new(&id)),
@@ -589,7 +589,11 @@ impl Check<'_> {
     /// Strict validation. Each policy is checked against the actions that its scope covers, and of those that look
     /// the same to it, one: that keeps the cost of 1,000 policies over 2,000 tools in bounds.
     fn types(&mut self, rules: &[Rule]) {
-        let members: BTreeSet<&str> = self.words.actions.values().filter_map(|action| action.input.as_ref())
+        let members: BTreeSet<&str> = self
+            .words
+            .actions
+            .values()
+            .filter_map(|action| action.input.as_ref())
             .flat_map(|input| input.fields.iter().map(|field| field.name.as_str()))
             .collect();
         let mut chosen: HashMap<(String, Vec<&str>), Vec<&str>> = HashMap::new();
@@ -645,6 +649,8 @@ impl Check<'_> {
             }
         }
         let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+        // the same mistake comes once for each action that the policy covers
+        let mut told = BTreeSet::new();
         for error in result.validation_errors() {
             let Some(rule) = by_id.get(&error.policy_id().to_string()) else { continue };
             let literal = matches!(error, cedar_policy::ValidationError::UnrecognizedActionId(_));
@@ -654,7 +660,10 @@ impl Check<'_> {
             }
             let problem = said(&error.to_string());
             let hint = self.hidden(rule, names, &problem).or_else(|| error.help().map(|help| help.to_string()));
-            self.report(rule.source, offset_of(error).unwrap_or(rule.span.start), problem, hint);
+            let offset = offset_of(error).unwrap_or(rule.span.start);
+            if told.insert((rule.source, offset)) {
+                self.report(rule.source, offset, problem, hint);
+            }
         }
         for warning in result.validation_warnings() {
             let Some(rule) = by_id.get(&warning.policy_id().to_string()) else { continue };
@@ -669,11 +678,24 @@ impl Check<'_> {
                     || (self.words.actions.contains_key(name) || Vocabulary::is_group(name))
             });
             if fatal && known {
-                let hint = "as it stands it can never match: look for a misspelt name".to_owned();
-                let offset = offset_of(warning).unwrap_or(rule.span.start);
+                let (offset, hint) = match self.misspelt(rule, names) {
+                    Some((word, near)) => (self.find(rule, word), format!("did you mean `{near}`?")),
+                    None => (rule.span.start, "as it stands it can never match: look for a misspelt name".to_owned()),
+                };
                 self.report(rule.source, offset, said(&warning.to_string()), Some(hint));
             }
         }
+    }
+
+    /// A word of the rule that is nearly an argument of its actions, and that argument.
+    fn misspelt<'r>(&self, rule: &'r Rule, names: &[&str]) -> Option<(&'r str, String)> {
+        let inputs = names.iter().filter_map(|name| self.words.actions.get(*name)?.input.as_ref());
+        let fields: BTreeSet<&str> =
+            inputs.flat_map(|input| input.fields.iter().map(|field| field.name.as_str())).collect();
+        rule.mentions
+            .iter()
+            .filter(|word| word.len() > 2 && !fields.contains(word.as_str()))
+            .find_map(|word| Some((word.as_str(), nearest(word, fields.iter().copied())?.to_owned())))
     }
 
     /// Why policies cannot see a member that is in the contract.

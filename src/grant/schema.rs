@@ -86,32 +86,48 @@ pub(super) struct Vocabulary {
 impl Vocabulary {
     /// The vocabulary of a catalog. `labels` are those that the configuration gives to upstreams.
     pub(super) fn new(catalog: &Catalog, labels: &BTreeMap<UpstreamName, Vec<String>>) -> Self {
-        let mut words = Self::default();
-        for (upstream, labels) in labels {
-            words.upstreams.insert(upstream.clone(), labels.clone());
-        }
+        let mut words = Self { upstreams: labels.clone(), ..Self::default() };
         for tool in catalog.all() {
-            words.upstreams.entry(tool.upstream.clone()).or_default();
-            let action = words.actions.entry(tool.action.clone()).or_default();
-            action.upstreams.insert(tool.upstream.clone());
-            if action.input.is_some() {
-                continue;
-            }
-            let mut reader = Reader { root: &tool.input_schema, hidden: Vec::new(), left: MAX_TYPES };
-            let input = match reader.read(&tool.input_schema, "", 0) {
-                Some(Type::Record(record)) => record,
-                _ => Record::default(),
-            };
-            action.hidden = reader.hidden;
-            action.input = Some(Arc::new(input));
-            if tool.operation == Operation::CallTool {
-                action.groups = tool.impact.iter().map(|impact| impact.word()).chain([CALL]).collect();
-                action.labels.clone_from(&tool.labels);
-            }
+            let groups = (tool.operation == Operation::CallTool).then_some(&tool.impact);
+            words.add(&tool.action, &tool.upstream, groups, &tool.labels, &tool.input_schema);
         }
-        let text = |name: &str| Record {
-            fields: vec![Field { name: name.to_owned(), kind: Type::String, required: true }],
+        words.finish()
+    }
+
+    /// Adds an action of an upstream; `impact` where it is a tool. Of an action that several upstreams have, the
+    /// first gives the types.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        upstream: &UpstreamName,
+        impact: Option<&BTreeSet<Impact>>,
+        labels: &[String],
+        schema: &Json,
+    ) {
+        self.upstreams.entry(upstream.clone()).or_default();
+        let action = self.actions.entry(name.to_owned()).or_default();
+        action.upstreams.insert(upstream.clone());
+        if action.input.is_some() {
+            return;
+        }
+        let mut reader = Reader { root: schema, hidden: Vec::new(), left: MAX_TYPES };
+        let input = match reader.read(schema, "", 0) {
+            Some(Type::Record(record)) => record,
+            _ => Record::default(),
         };
+        action.hidden = reader.hidden;
+        action.input = Some(Arc::new(input));
+        if let Some(impact) = impact {
+            action.groups = impact.iter().map(|impact| impact.word()).chain([CALL]).collect();
+            action.labels = labels.to_vec();
+        }
+    }
+
+    /// Adds what every upstream has.
+    pub(super) fn finish(mut self) -> Self {
+        let words = &mut self;
+        let text =
+            |name: &str| Record { fields: vec![Field { name: name.to_owned(), kind: Type::String, required: true }] };
         for (name, input) in [("resource_read", text("uri")), ("prompt_get", text("name"))] {
             words
                 .actions
@@ -124,7 +140,7 @@ impl Vocabulary {
         for action in words.actions.values_mut().filter(|action| action.groups.is_empty()) {
             action.upstreams = words.upstreams.keys().cloned().collect();
         }
-        words
+        self
     }
 
     /// Whether `name` is a group of actions.

@@ -10,9 +10,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use super::Grants;
 use crate::{
     call::{Fault, Principal, Refused},
     clock::Timestamp,
+    contract::UpstreamName,
 };
 
 const SHARDS: usize = 16;
@@ -84,7 +86,41 @@ pub(super) struct Turn<'a> {
     key: Key,
 }
 
+/// A call of the past, as the ledger tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// The agent.
+    pub agent: &'a str,
+    /// The user it acted for.
+    pub user: Option<&'a str>,
+    /// The task it worked on.
+    pub task: Option<&'a str>,
+    /// The action: the agent-facing name of the tool.
+    pub action: &'a str,
+    /// Whose tool it is.
+    pub upstream: &'a UpstreamName,
+    /// Ids of the policies that permitted it.
+    pub policies: &'a [&'a str],
+    /// When it was received.
+    pub at: Timestamp,
+}
+
 impl Sessions {
+    /// Counts a call of the past, so that a restart forgets neither a session nor a limit. Calls come in the order
+    /// in which they were made; those older than a day change nothing that still matters to a limit.
+    pub fn observe(&self, grants: &Grants, past: &Past<'_>) {
+        let mut turn = self.turn(past.agent, past.user, past.task);
+        if turn.reserve(past.at).is_ok() {
+            let labels = grants.site(past.action, past.upstream).map(|site| site.labels.as_slice());
+            turn.count(past.action, labels.unwrap_or_default().iter().map(String::as_str), past.at);
+        }
+        for policy in past.policies {
+            if let Some(limit) = grants.limit(policy) {
+                self.remember(policy, past.agent, limit, past.at);
+            }
+        }
+    }
+
     /// Takes a principal's session for one decision.
     pub(super) fn turn(&self, agent: &str, user: Option<&str>, task: Option<&str>) -> Turn<'_> {
         let key: Key = (agent.into(), user.map(Into::into), task.map(Into::into));
@@ -122,8 +158,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// Counts a call of the past, limit or not: for what the ledger tells at start.
-    pub(super) fn remember(&self, policy: &str, agent: &str, limit: Limit, at: Timestamp) {
+    /// Counts a call of the past, limit or not.
+    fn remember(&self, policy: &str, agent: &str, limit: Limit, at: Timestamp) {
         let mut windows = self.window(policy, agent);
         if windows.len() < WINDOWS {
             windows.entry((policy.into(), agent.into())).or_default().add(limit, at.as_microsecond());
