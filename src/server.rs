@@ -168,3 +168,29 @@ pub fn why_code(why: &crate::contract::Quarantine) -> (&'static str, String) {
         Quarantine::File(why) => ("file", why.clone()),
     }
 }
+
+/// Serves `/mcp` until `shutdown` turns true.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn serve_agents(
+    _house: Arc<House>,
+    _listener: tokio::net::TcpListener,
+    mut shutdown: tokio::sync::watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    let _ended = shutdown.wait_for(|stop| *stop).await;
+    Ok(())
+}
+
+/// Serves one agent on standard input and output, until the input ends or `shutdown` turns true.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn serve_stdio(
+    _house: Arc<House>,
+    _who: crate::call::Identified,
+    mut shutdown: tokio::sync::watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    let _ended = shutdown.wait_for(|stop| *stop).await;
+    Ok(())
+}

@@ -38,12 +38,15 @@ pub(super) fn explain(house: &House, question: Question) -> Result<Value, Failur
         return Err(Failure::new(Exit::Cannot, format!("no tool `{}` is on offer", visible(&name))).hint(hint));
     };
     let arguments = parse(arguments.as_bytes(), &Limits::REQUEST).map_err(|error| {
-        Failure::new(Exit::Cannot, format!("the arguments are no JSON that is let in, at byte {}: {:?}", error.at, error.kind))
-            .hint("write them as one JSON object in single quotes")
+        Failure::new(
+            Exit::Cannot,
+            format!("the arguments are no JSON that is let in, at byte {}: {:?}", error.at, error.kind),
+        )
+        .hint("write them as one JSON object in single quotes")
     })?;
     let who = Principal {
         agent,
-        issuer: pipeline.identity.audience().to_owned(),
+        issuer: "countersign".to_owned(),
         user,
         task,
         teams,
@@ -54,7 +57,7 @@ pub(super) fn explain(house: &House, question: Question) -> Result<Value, Failur
         expires: now,
     };
     let grants = pipeline.grants.load();
-    let seen = visibility_word(grants.visibility(&who, &tool));
+    let seen = visibility_word(grants.visibility(&who, &tool, now));
     let base = json!({"agent": who.agent, "tool": tool.name, "listed": seen, "set": grants.digest().to_string()});
     let arguments = match tool.accept(arguments) {
         Ok(arguments) => arguments,
@@ -103,7 +106,10 @@ pub(super) fn text(answer: &Value) -> String {
     for demand in items(answer, "demands") {
         let approvals = demand.get("approvals").and_then(Value::as_u64).unwrap_or(1);
         let role = visible(field(demand, "role"));
-        text.push_str(&format!("  {approvals} countersignature(s) of `{role}`, by {}\n", visible(field(demand, "policy"))));
+        text.push_str(&format!(
+            "  {approvals} countersignature(s) of `{role}`, by {}\n",
+            visible(field(demand, "policy"))
+        ));
     }
     let decided = |policy: &&Value| field(policy, "outcome") == "decided";
     let policies = items(answer, "policies");

@@ -1,9 +1,6 @@
 //! Commands that write the operator's files: `init`, `upstream add|remove|import`.
 
-use std::{
-    fs,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use serde_json::json;
 
@@ -11,7 +8,7 @@ use super::{
     Place,
     outcome::{Exit, Failure, visible},
     request::nearest,
-    short, show,
+    short,
 };
 use crate::{
     clock::random,
@@ -123,8 +120,10 @@ pub(super) fn import(place: &Place, from: &Path) -> Result<Exit, Failure> {
 }
 
 fn read_import(from: &Path) -> Result<Imported, Failure> {
-    let text = fs::read_to_string(from)
-        .map_err(|error| Failure { exit: Exit::Cannot, ..Failure::io(format!("`{}` cannot be read", short(from)), &error) })?;
+    let text = fs::read_to_string(from).map_err(|error| Failure {
+        exit: Exit::Cannot,
+        ..Failure::io(format!("`{}` cannot be read", short(from)), &error)
+    })?;
     import::import(&text).map_err(|why| Failure::new(Exit::Cannot, format!("`{}`: {why}", short(from))))
 }
 

@@ -57,8 +57,10 @@ enum Command {
         dir: PathBuf,
     },
     /// Run the server until SIGTERM or SIGINT; SIGHUP reads grants and contracts again
-    #[command(after_help = "Examples:\n  countersign serve\n  countersign serve --log-format json\n  countersign serve \
-                            --stdio --agent laptop\n\nWhat is logged, COUNTERSIGN_LOG says: info, countersign=debug, …")]
+    #[command(
+        after_help = "Examples:\n  countersign serve\n  countersign serve --log-format json\n  countersign serve \
+                            --stdio --agent laptop\n\nWhat is logged, COUNTERSIGN_LOG says: info, countersign=debug, …"
+    )]
     Serve {
         /// Serve one agent on standard input and output instead of HTTP
         #[arg(long, requires = "agent")]
@@ -178,8 +180,10 @@ struct ImportArgs {
 #[derive(Debug, Subcommand)]
 enum ToolCommand {
     /// Ask tool servers what they have and write contracts for what is new
-    #[command(after_help = "Examples:\n  countersign tool register\n  countersign tool register files\n\nRead the files \
-                            below schemas/ before you grant anything, their impact above all.")]
+    #[command(
+        after_help = "Examples:\n  countersign tool register\n  countersign tool register files\n\nRead the files \
+                            below schemas/ before you grant anything, their impact above all."
+    )]
     Register {
         /// One tool server; all without
         upstream: Option<String>,
@@ -203,8 +207,10 @@ enum ToolCommand {
 #[derive(Debug, Subcommand)]
 enum GrantCommand {
     /// How a call would be decided, by which policies, and why the others did not count
-    #[command(after_help = "Example:\n  countersign grant explain --agent demo --tool bank__transfer --args '{\"from\": \
-                            \"alice\", \"to\": \"bob\", \"amount\": 100}'\n\nExits with 1 when the call would be denied.")]
+    #[command(
+        after_help = "Example:\n  countersign grant explain --agent demo --tool bank__transfer --args '{\"from\": \
+                            \"alice\", \"to\": \"bob\", \"amount\": 100}'\n\nExits with 1 when the call would be denied."
+    )]
     Explain {
         /// The agent
         #[arg(long)]
@@ -230,8 +236,10 @@ enum GrantCommand {
 #[derive(Debug, Subcommand)]
 enum AgentCommand {
     /// Print a token for an agent
-    #[command(after_help = "Examples:\n  countersign agent token laptop\n  countersign agent token ci --ttl 15m --task \
-                            release-42 --for maria")]
+    #[command(
+        after_help = "Examples:\n  countersign agent token laptop\n  countersign agent token ci --ttl 15m --task \
+                            release-42 --for maria"
+    )]
     Token {
         /// The agent's name
         name: String,
@@ -268,8 +276,10 @@ enum LedgerCommand {
         follow: bool,
     },
     /// Entries, one a line
-    #[command(after_help = "Examples:\n  countersign ledger list --kind call.refused\n  countersign ledger list --from \
-                            100 --limit 10 --json")]
+    #[command(
+        after_help = "Examples:\n  countersign ledger list --kind call.refused\n  countersign ledger list --from \
+                            100 --limit 10 --json"
+    )]
     List {
         /// The first
         #[arg(long, default_value_t = 0)]
@@ -415,7 +425,7 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
     match command {
         Command::Init { import, dir } => files::init(place, &dir, import.as_deref()),
         Command::Serve { stdio: true, agent: Some(agent), .. } => serve::stdio(place.config()?, &agent).await,
-        Command::Serve { .. } => serve::serve(place.config()?, |_| Ok(())).await,
+        Command::Serve { .. } => serve::serve(place.config()?, async |_| Ok(())).await,
         Command::Check => check::check(place),
         Command::Upstream(UpstreamCommand::Add { name, url, allow_http, headers, env, cwd, command }) => {
             files::add_upstream(place, &name, config::edit::Entry { command, env, cwd, url, headers, allow_http })

@@ -202,16 +202,17 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
                 return Ok(json!({"lines": []}));
             }
             let entries = house.pipeline.ledger.entries(from, most.min(PAGE))?;
-            let line = |entry: &Entry| {
-                format!("{{\"entry\":{},\"seq\":{}}}", String::from_utf8_lossy(&entry.text), entry.seq)
-            };
+            let line =
+                |entry: &Entry| format!("{{\"entry\":{},\"seq\":{}}}", String::from_utf8_lossy(&entry.text), entry.seq);
             Ok(json!({"lines": entries.iter().map(line).collect::<Vec<_>>()}))
         }
         Request::LedgerProve { seq } => Ok(json!({"proof": house.pipeline.ledger.prove(seq).await?})),
         Request::LedgerCheckpoint => Ok(json!({"checkpoint": house.pipeline.ledger.checkpoint().await?})),
         Request::Reload => match house.reload().await {
             Ok(()) => Ok(json!({"reloaded": true})),
-            Err(errors) => Err(Failure { exit: Exit::No, ..Failure::config(&errors) }.hint("the old ones stay in force")),
+            Err(errors) => {
+                Err(Failure { exit: Exit::No, ..Failure::config(&errors) }.hint("the old ones stay in force"))
+            }
         },
         Request::Stop => Err(no_server()),
     }

@@ -249,12 +249,7 @@ struct Work {
 }
 
 impl Work {
-    fn open(
-        folder: PathBuf,
-        store: Arc<dyn Store>,
-        shared: Arc<Shared>,
-        signer: Arc<Signer>,
-    ) -> Result<Self, Fault> {
+    fn open(folder: PathBuf, store: Arc<dyn Store>, shared: Arc<Shared>, signer: Arc<Signer>) -> Result<Self, Fault> {
         fs::create_dir_all(folder.join("tile"))
             .map_err(|error| Fault(format!("`{}` cannot be made: {error}", folder.display())))?;
         sync_folder(&folder)?;

@@ -175,7 +175,8 @@ impl Check {
                     return None;
                 };
                 self.remarks.push(
-                    "the key was found beside the log and taken at its word: compare it with one kept elsewhere".to_owned(),
+                    "the key was found beside the log and taken at its word: compare it with one kept elsewhere"
+                        .to_owned(),
                 );
                 (text, false)
             }
@@ -267,7 +268,8 @@ impl Check {
             self.doubts.push("nothing is signed yet: there is no checkpoint".to_owned());
         }
         if let Some(signed) = self.signed.filter(|signed| *signed < self.entries) {
-            self.remarks.push(format!("entries from {signed} on are newer than the checkpoint: no signature covers them"));
+            self.remarks
+                .push(format!("entries from {signed} on are newer than the checkpoint: no signature covers them"));
         }
         let open = self.intents.values().filter(|(_, settled)| !settled).count();
         if open > 0 {
@@ -332,14 +334,15 @@ impl Sources {
                 return None;
             }
         };
-        let signed = match key.filter(|_| !head.checkpoint.is_empty()).map(|key| Checkpoint::open(&head.checkpoint, key)) {
-            Some(Ok(checkpoint)) => Some(checkpoint),
-            Some(Err(error)) => {
-                check.bad(None, format!("the checkpoint in the store's head is not to be believed: {error}"));
-                None
-            }
-            None => None,
-        };
+        let signed =
+            match key.filter(|_| !head.checkpoint.is_empty()).map(|key| Checkpoint::open(&head.checkpoint, key)) {
+                Some(Ok(checkpoint)) => Some(checkpoint),
+                Some(Err(error)) => {
+                    check.bad(None, format!("the checkpoint in the store's head is not to be believed: {error}"));
+                    None
+                }
+                None => None,
+            };
         Some((head, signed))
     }
 
