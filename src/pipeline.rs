@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinSet;
+use tokio::{sync::broadcast, task::JoinSet};
 
 use crate::{
     call::{Fault, Identified, Operation, Principal, Received, Refused},
@@ -43,6 +43,15 @@ pub struct Pipeline {
     pub on_advertised: Box<dyn OnAdvertised>,
     /// Calls whose client went away before they ended.
     pub detached: Detached,
+    /// Tells the doors that what is offered changed; whoever replaces the catalog or the grants sends on it.
+    pub changed: broadcast::Sender<HouseChange>,
+}
+
+/// What changed in the house, for doors that tell their clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HouseChange {
+    /// The catalog or the grants were replaced.
+    Offers,
 }
 
 /// What to do when an upstream tells what tools it has; see [`Host::advertised`].

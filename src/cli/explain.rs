@@ -10,6 +10,7 @@ use super::{
 use crate::{
     call::{Operation, Principal},
     grant::Explained,
+    identity::ISSUER,
     json::{Limits, parse},
     server::House,
 };
@@ -46,7 +47,7 @@ pub(super) fn explain(house: &House, question: Question) -> Result<Value, Failur
     })?;
     let who = Principal {
         agent,
-        issuer: "countersign".to_owned(),
+        issuer: ISSUER.to_owned(),
         user,
         task,
         teams,

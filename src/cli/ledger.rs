@@ -36,8 +36,8 @@ pub(super) enum Format {
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// A copy of a data folder or of its tlog folder; needs no configuration. Without it, this house's
-    #[arg(long, value_name = "DIR", alias = "data")]
-    tlog: Option<PathBuf>,
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
     /// A checkpoint that was kept elsewhere; may be given several times
     #[arg(long = "pin", alias = "checkpoint", value_name = "FILE")]
     pins: Vec<PathBuf>,
@@ -190,7 +190,10 @@ async fn look_up(place: &Place, entry: &str) -> Result<Exit, Failure> {
     };
     let answer = place.ask(request).await?;
     let pretty = |entry: &Value| serde_json::to_string_pretty(entry).map(|text| readable(&text)).unwrap_or_default();
-    place.answer(&answer, |answer| show::items(answer, "entries").iter().map(pretty).collect::<Vec<_>>().join("\n"));
+    place.answer(&answer, |answer| match show::items(answer, "entries") {
+        [] => pretty(answer),
+        entries => entries.iter().map(pretty).collect::<Vec<_>>().join("\n"),
+    });
     Ok(Exit::Done)
 }
 
@@ -225,7 +228,7 @@ async fn export(place: &Place) -> Result<Exit, Failure> {
 }
 
 fn verify(place: &Place, args: &VerifyArgs) -> Result<Exit, Failure> {
-    let folder = match &args.tlog {
+    let folder = match &args.folder {
         Some(folder) => folder.clone(),
         None => place.config()?.data,
     };

@@ -298,7 +298,7 @@ enum LedgerCommand {
         entry: String,
     },
     /// Recompute the log from its entries: exits with 0 when it holds, 1 when it was tampered with, 2 when it cannot be told
-    #[command(after_help = "Examples:\n  countersign ledger verify\n  countersign ledger verify --tlog copy/of/tlog \
+    #[command(after_help = "Examples:\n  countersign ledger verify\n  countersign ledger verify copy/of/data \
                             --pin checkpoint.txt --key 'countersign.local/log+…'\n\nRollback, and a rewrite by the key's \
                             holder, show only against a checkpoint kept elsewhere: --pin.")]
     Verify(ledger::VerifyArgs),
@@ -454,7 +454,7 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
         Command::Tool(ToolCommand::Review { tool }) => {
             let answer = place.ask(Request::ReviewTools { tool }).await?;
             place.answer(&answer, show::reviewed);
-            Ok(if show::items(&answer, "tools").is_empty() { Exit::Done } else { Exit::No })
+            done
         }
         Command::Tool(ToolCommand::Accept { tool }) => {
             let answer = place.ask(Request::AcceptTool { tool }).await?;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     control,
     outcome::{Exit, Failure, error_json, visible},
+    show,
 };
 use crate::{
     clock::Clock,
@@ -184,18 +185,19 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
         Request::LedgerSize => Ok(json!({"size": house.pipeline.ledger.size()})),
         Request::LedgerEntry { seq } => {
             let entries = house.pipeline.ledger.entries(seq, 1)?;
-            if entries.is_empty() {
+            let entry = entries.first().ok_or_else(|| {
                 let size = house.pipeline.ledger.size();
-                return Err(Failure::new(Exit::Cannot, format!("the ledger has {size} entries, and no number {seq}")));
-            }
-            with_payloads(house, &entries)
+                Failure::new(Exit::Cannot, format!("the ledger has {size} entries, and no number {seq}"))
+            })?;
+            with_payload(house, entry)
         }
         Request::LedgerCall { call } => {
             let entries = house.pipeline.ledger.find(&call)?;
             if entries.is_empty() {
                 return Err(Failure::new(Exit::Cannot, format!("the ledger has no call `{}`", visible(&call))));
             }
-            with_payloads(house, &entries)
+            let entries = entries.iter().map(|entry| with_payload(house, entry)).collect::<Result<Vec<_>, _>>()?;
+            Ok(json!({"entries": entries}))
         }
         Request::LedgerExport { from, most } => {
             if from >= house.pipeline.ledger.size() {
@@ -220,7 +222,8 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
 
 fn status(house: &House) -> Value {
     let now = snapshot(&house.pipeline);
-    let told: BTreeMap<&str, _> = now.upstreams.iter().map(|status| (status.name.as_str(), status)).collect();
+    let fares = house.pipeline.upstreams.status();
+    let told: BTreeMap<&str, _> = fares.iter().map(|status| (status.name.as_str(), status)).collect();
     let upstreams: Vec<Value> = house
         .config
         .upstreams
@@ -350,19 +353,19 @@ async fn entries(house: &House, from: u64, most: usize, wait_ms: u64) -> Result<
     Ok(json!({"size": size, "entries": entries}))
 }
 
-/// Entries with the arguments or the result that are kept beside each; `null` where nothing is.
-fn with_payloads(house: &House, entries: &[Entry]) -> Result<Value, Failure> {
-    let mut shown = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let mut value = entry_json(entry);
-        let payload = house.pipeline.ledger.payload(entry.seq)?;
-        if let (Some(members), Some(payload)) = (value.as_object_mut(), payload) {
-            let tree = crate::json::parse(&payload.bytes, &Limits::RESPONSE).map(|tree| tree.to_serde());
-            members.insert("payload".to_owned(), tree.unwrap_or_default());
-        }
-        shown.push(value);
+/// An entry with what is kept beside it: the arguments of an intent or the result of an outcome, as the very
+/// text that the entry's digest names, and the salt of that digest. `payload` is `null` where nothing is kept.
+fn with_payload(house: &House, entry: &Entry) -> Result<Value, Failure> {
+    let mut tree = entry_json(entry);
+    if let Some(members) = tree.as_object_mut() {
+        members.remove("seq");
     }
-    Ok(json!({"entries": shown}))
+    let which = if show::field(&tree, "kind") == "call.settled" { "result" } else { "arguments" };
+    let payload = house.pipeline.ledger.payload(entry.seq)?.map(|payload| {
+        let salt: String = payload.salt.iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({"salt": salt, which: String::from_utf8_lossy(&payload.bytes)})
+    });
+    Ok(json!({"seq": entry.seq, "entry": tree, "payload": payload}))
 }
 
 /// One entry as an object that has its `seq`.

@@ -16,9 +16,12 @@ use super::{
 use crate::{
     clock::Clock,
     config::Config,
-    http,
+    http, mcp,
     server::{self, House},
 };
+
+/// Requests of one agent on standard input that may be under way at once.
+const STDIO_REQUESTS: usize = 64;
 
 /// Serves HTTP until a signal or `stop` ends it. `ready` is told once every door is open.
 pub(super) async fn serve(
@@ -45,7 +48,12 @@ pub(super) async fn serve(
     // doors that reach calls close first; the operators' stay open while calls drain
     let (close, closed) = watch::channel(false);
     let mut doors = JoinSet::new();
-    doors.spawn(server::serve_agents(Arc::clone(&house), agents, stopped.clone()));
+    doors.spawn(mcp::http::serve(
+        agents,
+        Arc::clone(&house.pipeline),
+        mcp::http::Settings::new(&house.config.server, house.session_key),
+        stopped.clone(),
+    ));
     let mut operators = JoinSet::new();
     operators.spawn(http::serve(
         console,
@@ -87,13 +95,10 @@ pub(super) async fn serve(
 /// Serves one agent on standard input and output.
 pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> {
     let house = Arc::new(open(config)?);
-    let who = match house.pipeline.identity.named(agent) {
-        Ok(who) => who,
-        Err(fault) => {
-            house.stop("failed").await;
-            return Err(Failure::new(Exit::Cannot, fault.0));
-        }
-    };
+    if let Err(fault) = house.pipeline.identity.named(agent) {
+        house.stop("failed").await;
+        return Err(Failure::new(Exit::Cannot, fault.0));
+    }
     // another process may have the socket only if it has the store too, which this one has
     let control = control::bind(&house.config);
     if let Err(fault) = house.start().await {
@@ -107,7 +112,16 @@ pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> 
         operators.spawn(control::serve(control, Arc::clone(&house), stop.clone(), closed));
     }
     let mut doors = JoinSet::new();
-    doors.spawn(server::serve_stdio(Arc::clone(&house), who, stopped.clone()));
+    let settings = mcp::stdio::Settings {
+        max_line: house.config.server.max_body,
+        max_requests: STDIO_REQUESTS,
+        drain: house.config.server.drain,
+        key: house.session_key,
+    };
+    let (pipeline, agent) = (Arc::clone(&house.pipeline), agent.to_owned());
+    let who = move || pipeline.identity.named(&agent).ok();
+    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
+    doors.spawn(mcp::stdio::serve(Arc::clone(&house.pipeline), settings, who, input, output, stopped.clone()));
     let why = wait(&house, stopped, &mut doors).await;
     stop.send_replace(true);
     let drained = async { while doors.join_next().await.is_some() {} };

@@ -118,12 +118,17 @@ struct Edges {
 pub(super) struct Cost {
     /// Sub-schemas when every reference is replaced by what it names, each cycle unrolled once.
     pub(super) expanded: u64,
+    /// Sub-schemas one within the other on the longest way down, each cycle unrolled once.
+    pub(super) longest: usize,
     /// It refers to itself.
     pub(super) recursive: bool,
 }
 
 /// A pattern is a program: each counts as many sub-schemas in the budget.
 const PATTERN_WEIGHT: u64 = 20;
+
+/// A validator takes stack for each sub-schema on its way down.
+const LONGEST_WAY: usize = 256;
 
 impl Shape {
     /// Walks a schema and everything it refers to.
@@ -146,6 +151,11 @@ impl Shape {
         let cost = expanded(&edges);
         if cost.expanded > budget {
             return Err(format!("it expands to more than {budget} sub-schemas; flatten its references"));
+        }
+        if cost.longest > LONGEST_WAY {
+            return Err(format!(
+                "its references are chained: more than {LONGEST_WAY} of its parts lie one within the other on the longest way down"
+            ));
         }
         close(&mut nodes, &edges)?;
         let root = nodes.first().map(|node| node.here.clone()).unwrap_or_default();
@@ -270,7 +280,10 @@ impl<'s> Walk<'s> {
             .add(&base, schema)
             .and_then(|registry| registry.prepare())
             .map_err(|error| {
-                format!("a reference or identifier in it does not resolve: {}", quoted(&error.to_string(), 200))
+                format!(
+                    "a reference or identifier in it does not resolve within the document: {}",
+                    quoted(&error.to_string(), 200)
+                )
             })?;
         let start =
             jsonschema::uri::from_str(base.trim_end_matches('#')).map_err(|_| "its `$id` is not a URI".to_owned())?;
@@ -539,21 +552,27 @@ fn expanded(edges: &[Edges]) -> Cost {
         edges.iter().map(|edges| edges.in_place.iter().chain(&edges.below).copied().collect()).collect();
     let all: Vec<&[usize]> = all.iter().map(Vec::as_slice).collect();
     let order = Order::of(&all);
-    let mut size = vec![0_u64; edges.len()];
+    // size and length of the longest way down, by node
+    let mut counted = vec![(0_u64, 0_usize); edges.len()];
     for at in &order.post {
-        let inner = all.get(*at).into_iter().flat_map(|targets| targets.iter());
-        let inner = inner.fold(0_u64, |sum, target| {
-            let one = if order.back.contains(target) { 1 } else { size.get(*target).copied().unwrap_or(0) };
-            sum.saturating_add(one)
-        });
         let own = edges.get(*at).map_or(1, |edges| edges.weight);
-        if let Some(size) = size.get_mut(*at) {
-            *size = inner.saturating_add(own);
+        let inner = all.get(*at).into_iter().flat_map(|targets| targets.iter());
+        let (size, longest) = inner.fold((own, 0), |(sum, longest), target| {
+            let cut = order.back.contains(target);
+            let (size, length) = if cut { (1, 1) } else { counted.get(*target).copied().unwrap_or_default() };
+            (sum.saturating_add(size), longest.max(length))
+        });
+        if let Some(counted) = counted.get_mut(*at) {
+            *counted = (size, longest + 1);
         }
     }
-    let heads = order.back.iter().filter(|at| **at != 0).filter_map(|at| size.get(*at));
-    let expanded = heads.fold(size.first().copied().unwrap_or(0), |sum, one| sum.saturating_add(*one));
-    Cost { expanded, recursive: !order.back.is_empty() }
+    let heads = order.back.iter().filter(|at| **at != 0).filter_map(|at| counted.get(*at));
+    let (expanded, longest) = counted
+        .first()
+        .into_iter()
+        .chain(heads)
+        .fold((0_u64, 0), |(sum, longest), one| (sum.saturating_add(one.0), longest.max(one.1)));
+    Cost { expanded, longest, recursive: !order.back.is_empty() }
 }
 
 /// The most that is remembered of which sub-schemas speak of the same place, over all places.

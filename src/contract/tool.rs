@@ -259,7 +259,7 @@ impl Tool {
     }
 
     /// Whether a result may go to the agent; if not, a code and a sentence for the operator.
-    fn judge(&self, result: &Value, length: usize) -> Result<(), (&'static str, String)> {
+    pub(super) fn judge(&self, result: &Value, length: usize) -> Result<(), (&'static str, String)> {
         let bad = |detail: &str| Err(("bad_answer", detail.to_owned()));
         let Some(members) = result.as_object() else { return bad("the result is not an object") };
         match members.get("resultType").map(Value::as_str) {

@@ -32,6 +32,10 @@ pub const MOST_PATTERN_BYTES: usize = 256 << 10;
 /// bytes of the instance times sub-schemas.
 const MOST_EXPLAINED: u64 = 64 << 20;
 
+/// The most sub-schemas one within the other while an instance is looked at, where a schema refers to
+/// itself: a validator takes stack for each.
+const MOST_STACKED: usize = 1_000;
+
 /// A schema that bounds what it is asked about, compiled.
 #[derive(Debug)]
 pub struct Vetted {
@@ -84,6 +88,10 @@ impl Vetted {
     /// # Errors
     /// [`Misfit`] with the first place where it does not.
     pub fn fits(&self, instance: &Value, length: usize) -> Result<(), Misfit> {
+        if self.cost.recursive && too_deep(instance, MOST_STACKED / self.cost.longest.max(1)) {
+            let problem = "are nested too deep for a schema that refers to itself".to_owned();
+            return Err(Misfit { pointer: String::new(), problem });
+        }
         if self.validator.is_valid(instance) {
             return Ok(());
         }

@@ -24,7 +24,7 @@ use crate::{
     call::{Operation, Principal, Refused, Validated},
     clock::Timestamp,
     contract::{Tool, UpstreamName},
-    json::{Digest, Value},
+    json::{Digest, Object, Value},
 };
 
 /// Slices remembered at most; beyond, all are made anew.
@@ -222,7 +222,14 @@ impl Grants {
         let who = call.principal();
         let verdict = match self.site(&call.tool().action, &call.tool().upstream) {
             Some(site) => {
-                let question = Question { who, site, arguments: Some(call.arguments().tree()), now: call.at() };
+                let named;
+                let arguments = if call.operation() == Operation::Complete {
+                    named = completed(call.arguments().tree());
+                    &named
+                } else {
+                    call.arguments().tree()
+                };
+                let question = Question { who, site, arguments: Some(arguments), now: call.at() };
                 self.settle(question, &call.tool().action, sessions)
             }
             // no policy was typed against this tool, so none can be about it
@@ -601,6 +608,17 @@ impl Slice {
         self.uses = Uses { input: true, session: true, now: true, agent: true };
         self
     }
+}
+
+/// A completion is granted like the prompt or resource that it completes, so policies see the name or URI of that.
+fn completed(arguments: &Value) -> Value {
+    let mut named = Object::new();
+    for name in ["name", "uri"] {
+        if let Some(value) = arguments.get("ref").and_then(|of| of.get(name)) {
+            named.insert(name, value.clone());
+        }
+    }
+    named.into()
 }
 
 /// The members of an object that policies see; `pointer` is where it is, for a refusal.

@@ -541,10 +541,7 @@ impl Check<'_> {
                 let name = literal.id().unescaped().to_owned();
                 let kind = literal.type_name().to_string();
                 let (known, near) = match kind.as_str() {
-                    "Action" => {
-                        let known = self.words.actions.contains_key(&name) || Vocabulary::is_group(&name);
-                        (known, nearest(&name, self.words.action_names()))
-                    }
+                    "Action" => (self.words.knows_action(&name), nearest(&name, self.words.action_names())),
                     "Upstream" => {
                         let mut names = self.words.upstreams.keys().map(UpstreamName::as_str);
                         (names.clone().any(|known| known == name), nearest(&name, &mut names))
@@ -675,7 +672,7 @@ impl Check<'_> {
             let known = rule.policy.entity_literals().iter().all(|literal| {
                 let name = literal.id().unescaped();
                 literal.type_name().to_string() != "Action"
-                    || (self.words.actions.contains_key(name) || Vocabulary::is_group(name))
+                    || (self.words.knows_action(name) && !self.words.away.contains(name))
             });
             if fatal && known {
                 let (offset, hint) = match self.misspelt(rule, names) {
@@ -703,7 +700,8 @@ impl Check<'_> {
         names.iter().filter_map(|name| self.words.actions.get(*name)).flat_map(|action| &action.hidden).find_map(
             |(path, why)| {
                 let last = path.rsplit('.').next()?;
-                let about = rule.mentions.contains(last) && problem.contains(&format!("`{last}`"));
+                let named = [format!("`{last}`"), format!(".{last}`")].iter().any(|name| problem.contains(name));
+                let about = named && rule.mentions.contains(last);
                 about.then(|| format!("grants cannot look at `{path}`: {why}"))
             },
         )

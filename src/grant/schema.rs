@@ -27,7 +27,7 @@ use serde_json::{Value as Json, json};
 use super::decide::Asked;
 use crate::{
     call::Operation,
-    contract::{Catalog, Impact, UpstreamName},
+    contract::{Catalog, Impact, Quarantine, UpstreamName},
 };
 
 /// The group that every tool is in.
@@ -81,6 +81,9 @@ pub(super) struct Action {
 pub(super) struct Vocabulary {
     pub(super) actions: BTreeMap<String, Action>,
     pub(super) upstreams: BTreeMap<UpstreamName, Vec<String>>,
+    /// Tools in quarantine. A policy may name one: it matches nothing until the tool is back, and its types are
+    /// checked then. Else one changed tool would take every grant down with it.
+    pub(super) away: BTreeSet<String>,
 }
 
 impl Vocabulary {
@@ -88,8 +91,15 @@ impl Vocabulary {
     pub(super) fn new(catalog: &Catalog, labels: &BTreeMap<UpstreamName, Vec<String>>) -> Self {
         let mut words = Self { upstreams: labels.clone(), ..Self::default() };
         for tool in catalog.all() {
+            if tool.operation != Operation::CallTool {
+                let labels = words.upstreams.entry(tool.upstream.clone()).or_default();
+                labels.extend(tool.labels.iter().cloned());
+            }
             let groups = (tool.operation == Operation::CallTool).then_some(&tool.impact);
             words.add(&tool.action, &tool.upstream, groups, &tool.labels, &tool.input_schema);
+        }
+        for away in catalog.quarantined().iter().filter(|away| away.why != Quarantine::Unregistered) {
+            words.away.insert(format!("{}__{}", away.upstream, away.tool));
         }
         words.finish()
     }
@@ -148,6 +158,11 @@ impl Vocabulary {
         name == CALL || Impact::ALL.iter().any(|impact| impact.word() == name)
     }
 
+    /// Whether a policy may name it.
+    pub(super) fn knows_action(&self, name: &str) -> bool {
+        self.actions.contains_key(name) || self.away.contains(name) || Self::is_group(name)
+    }
+
     /// Names of actions and groups.
     pub(super) fn action_names(&self) -> impl Iterator<Item = &str> {
         self.actions.keys().map(String::as_str).chain(Impact::ALL.iter().map(|impact| impact.word())).chain([CALL])
@@ -158,6 +173,9 @@ impl Vocabulary {
         let mut actions = serde_json::Map::new();
         for group in Impact::ALL.iter().map(|impact| impact.word()).chain([CALL]) {
             actions.insert(group.to_owned(), json!({}));
+        }
+        for name in self.away.iter().filter(|name| !self.actions.contains_key(*name)) {
+            actions.insert(name.clone(), json!({}));
         }
         for name in names {
             let Some(action) = self.actions.get(name) else { continue };

@@ -757,3 +757,153 @@ mod slicing {
         }
     }
 }
+
+mod shipped {
+    //! The examples in `grants/examples`, against the contracts in `schemas`.
+
+    use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+
+    use super::*;
+    use crate::{
+        call::{CallId, Door, Identified, Link, Passage, Received},
+        contract::{Catalog, Quarantine, Quarantined, file},
+        grant::{Decision, tables},
+    };
+
+    fn catalog(away: &[&str]) -> Catalog {
+        let contracts: Vec<_> = file::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas"))
+            .unwrap()
+            .into_iter()
+            .map(|contract| {
+                let contract = contract.unwrap();
+                let tool = contract.tool().unwrap().to_owned();
+                match away.contains(&tool.as_str()) {
+                    true => Err(Quarantined { upstream: contract.upstream, tool, why: Quarantine::Gone }),
+                    false => Ok(contract),
+                }
+            })
+            .collect();
+        let houses = ["bank", "files", "git"].map(|name| (upstream(name), None));
+        Catalog::new(&contracts, &BTreeMap::from(houses))
+    }
+
+    fn example(name: &str) -> (Source, String) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("grants/examples");
+        let file = folder.join(name).with_extension("cedar");
+        let text = fs::read_to_string(&file).unwrap();
+        (Source { file, text }, fs::read_to_string(folder.join(name).with_extension("table")).unwrap())
+    }
+
+    #[test]
+    fn every_example_decides_as_its_table_says() {
+        let catalog = catalog(&[]);
+        for name in ["billing", "coding", "read-only"] {
+            let (source, table) = example(name);
+            let set = Grants::compile(&[source], &catalog)
+                .unwrap_or_else(|errors| panic!("{}", errors.iter().map(|e| format!("{e}\n")).collect::<String>()));
+            let results = tables::run(&set, &catalog, Path::new(name), &table, now()).unwrap();
+            assert!(results.len() > 4);
+            for result in results {
+                assert!(
+                    result.passed,
+                    "{name}:{} {}: expected {}, decided {}",
+                    result.line, result.about, result.expected, result.decided
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_says_where_it_is_wrong_and_what_differs() {
+        let catalog = catalog(&[]);
+        let set = Grants::compile(&[example("billing").0], &catalog).unwrap();
+        let run = |table: &str| tables::run(&set, &catalog, Path::new("t.table"), table, now());
+        let case = "[[case]]\nagent = \"a\"\ntool = \"bank__balance\"\nargs = { account = \"x\" }\n";
+        let results = run(&format!("\n{case}expect = \"permit\"\n{case}expect = \"deny\"\n")).unwrap();
+        assert_eq!(
+            results.iter().map(|result| (result.line, result.passed)).collect::<Vec<_>>(),
+            [(2, false), (7, true)]
+        );
+        for (text, part) in [
+            (format!("{case}expect = \"maybe\""), "t.table:1: `expect` cannot be `maybe`"),
+            (format!("{case}expect = \"hold:\""), "t.table:1: `expect`"),
+            (format!("{case}expect = \"deny\"\nat = \"noon\""), "t.table:1: `at` is no time"),
+            (format!("{case}expect = \"deny\"\nafter = 100000"), "t.table:1: `after` is more than"),
+            (format!("{case}expected = \"deny\""), "t.table:5: unknown field `expected`"),
+            (case.to_owned(), "expect"),
+        ] {
+            let errors = run(&text).unwrap_err();
+            assert!(errors[0].to_string().contains(part), "{}", errors[0]);
+        }
+    }
+
+    fn received(
+        operation: Operation,
+        name: &str,
+        args: &serde_json::Value,
+        catalog: &Catalog,
+        who: Principal,
+    ) -> crate::call::Validated {
+        let id = CallId::new(now()).unwrap();
+        let arguments = Value::from(args);
+        let call = Received::new(
+            id,
+            now(),
+            Door::Http,
+            operation,
+            name.to_owned(),
+            arguments,
+            Passage::default(),
+            Link::none(),
+        );
+        call.authenticate(Identified::vouch(Arc::new(who))).validate(catalog).unwrap()
+    }
+
+    #[test]
+    fn a_call_that_came_the_whole_road_is_decided() {
+        let catalog = catalog(&[]);
+        let set = Grants::compile(&[example("billing").0, example("read-only").0], &catalog).unwrap();
+        let sessions = Sessions::default();
+        let decide = |amount: i64| {
+            let args = json!({"account": "alice", "amount": amount});
+            set.decide(received(Operation::CallTool, "bank__refund", &args, &catalog, agent("billing-bot")), &sessions)
+        };
+        let Decision::Permit(permitted) = decide(1) else { panic!("not permitted") };
+        assert_eq!(permitted.basis().policies, ["refund-small".into()]);
+        assert_eq!(permitted.basis().set, Some(set.digest()));
+        let Decision::Hold(held) = decide(500) else { panic!("not held") };
+        assert_eq!((held.demands()[0].role.as_str(), held.demands()[0].expires), ("finance", 900));
+        let (refused, ..) = *held.refuse();
+        assert_eq!(refused.code(), "approval_required");
+        let Decision::Deny(denied) = decide(6000) else { panic!("not denied") };
+        assert_eq!(denied.0, Refused::NotGranted);
+        assert_eq!(denied.2, super::super::Basis { policies: Vec::new(), set: Some(set.digest()) });
+    }
+
+    #[test]
+    fn a_completion_is_granted_like_what_it_completes() {
+        let catalog = catalog(&[]);
+        let source = |text: &str| Source { file: PathBuf::from("p.cedar"), text: text.to_owned() };
+        let set = Grants::compile(
+            &[source("permit (principal, action == Action::\"prompt_get\", resource) when { context.input.name == \"greet\" };")],
+            &catalog,
+        )
+        .unwrap();
+        for (name, permitted) in [("greet", true), ("other", false)] {
+            let args = json!({"ref": {"type": "ref/prompt", "name": name}, "argument": {"name": "who", "value": "a"}});
+            let call = received(Operation::Complete, "files", &args, &catalog, agent("a"));
+            assert_eq!(matches!(set.decide(call, &Sessions::default()), Decision::Permit(_)), permitted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tool_in_quarantine_takes_no_other_grant_down() {
+        let catalog = catalog(&["refund", "close_account"]);
+        let (source, _) = example("billing");
+        let set = Grants::compile(&[source], &catalog)
+            .unwrap_or_else(|errors| panic!("{}", errors.iter().map(|e| format!("{e}\n")).collect::<String>()));
+        let call =
+            received(Operation::CallTool, "bank__balance", &json!({"account": "a"}), &catalog, agent("billing-bot"));
+        assert!(matches!(set.decide(call, &Sessions::default()), Decision::Permit(_)));
+    }
+}

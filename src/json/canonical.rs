@@ -106,9 +106,10 @@ fn by_utf16(left: &str, right: &str) -> Ordering {
 
 impl Number {
     fn settle(&mut self) -> Result<(), &'static str> {
-        // Most numbers are short plain integers, and those are canonical as they are.
+        // Most numbers are short plain integers, and those are canonical as they are, but for `-0`.
         let digits = self.0.strip_prefix('-').unwrap_or(&self.0).as_bytes();
-        if digits.len() <= 15 && digits.iter().all(u8::is_ascii_digit) && digits.first() != Some(&b'0') {
+        let short = digits.len() <= 15 && digits.iter().all(u8::is_ascii_digit);
+        if short && *self.0 != *"-0" {
             return Ok(());
         }
         let exact = Decimal::of(&self.0);

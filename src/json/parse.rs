@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     Number, Object, Value,
-    value::{FEW, Member},
+    value::{FEW, Member, plain},
 };
 
 /// Bounds on one document. A document beyond one of them is refused, not cut.
@@ -257,27 +257,7 @@ impl Reader<'_> {
 
     /// Moves to the next quote, backslash or control character, or to the end.
     fn plain(&mut self) {
-        const ONES: u64 = u64::from_ne_bytes([1; 8]);
-        const HIGH: u64 = ONES << 7;
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let (words, tail) = rest.as_chunks::<8>();
-        let mut passed = 0;
-        for word in words {
-            let word = u64::from_le_bytes(*word);
-            let quote = word ^ (ONES * u64::from(b'"'));
-            let slash = word ^ (ONES * u64::from(b'\\'));
-            // A byte is zero when taking one from it borrows; the lowest such byte is always a true one.
-            let stop = (quote.wrapping_sub(ONES) & !quote
-                | slash.wrapping_sub(ONES) & !slash
-                | word.wrapping_sub(ONES * 0x20) & !word)
-                & HIGH;
-            if stop != 0 {
-                self.at += passed + stop.trailing_zeros() as usize / 8;
-                return;
-            }
-            passed += 8;
-        }
-        self.at += passed + tail.iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f)).count();
+        self.at += plain(self.text.as_bytes().get(self.at..).unwrap_or_default());
     }
 
     /// Reads one escape; the backslash is at hand.

@@ -409,3 +409,346 @@ fn a_number_outside_i_json_is_refused_where_it_stands() {
         assert_eq!(canonical(text).unwrap_err().pointer, "", "{text}");
     }
 }
+
+#[test]
+fn collected_members_have_one_name_each() {
+    for count in [3, 16, 17, 40] {
+        let members = (0..count).map(|n| (format!("k{n}"), Value::from(n)));
+        let object: Object = members.chain([("k1".to_owned(), Value::from(-1))]).collect();
+        assert_eq!(object.len() as i64, count);
+        assert_eq!(object.get("k1"), Some(&Value::from(-1)));
+        assert_eq!(object.iter().nth(1).map(|(name, _)| name), Some("k1"));
+    }
+}
+
+/// The deepest text that is read is also walked by everything else on a small stack.
+#[test]
+fn the_deepest_value_fits_a_small_stack() {
+    let walk = || {
+        let deepest = Limits { bytes: usize::MAX, depth: usize::MAX, nodes: usize::MAX };
+        let text = r#"{"a":["#.repeat(128) + &"]}".repeat(128);
+        let value = parse(text.as_bytes(), &deepest).unwrap();
+        let canonical = Canonical::of(value.clone()).unwrap();
+        assert_eq!(canonical.bytes(), &text);
+        let serde =
+            serde_json::json!({"items": {"$ref": "#"}, "additionalProperties": {"$ref": "#"}, "uniqueItems": true});
+        assert_eq!(first_error(&options().build(&serde).unwrap(), &value), None);
+        let serde = serde_json::json!({"anyOf": [{"const": canonical.tree().to_serde()}, {"type": "null"}]});
+        assert_eq!(first_error(&options().build(&serde).unwrap(), &value), None);
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(walk).unwrap().join().unwrap();
+}
+
+#[test]
+fn a_digest_reads_as_it_prints() {
+    let digest = Digest::of(b"{}");
+    let text = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    assert_eq!(digest.to_string(), text);
+    assert_eq!(text.parse(), Ok(digest));
+    for bad in ["", "sha256:", &text[7..], &text.to_uppercase(), &format!("{text}0"), &text.replace('4', "+")] {
+        assert_eq!(bad.parse::<Digest>(), Err(NotADigest), "{bad}");
+    }
+}
+
+fn verdict(schema: serde_json::Value, text: &str) -> Option<(String, String)> {
+    let validator = options().build(&schema).unwrap();
+    first_error(&validator, &read(text).unwrap())
+}
+
+#[test]
+fn a_problem_is_told_with_its_place_and_without_the_value() {
+    use serde_json::json;
+    let schema = json!({
+        "type": "object",
+        "required": ["amount"],
+        "additionalProperties": false,
+        "properties": {
+            "amount": {"type": "integer", "minimum": 1, "exclusiveMaximum": 100, "multipleOf": 5},
+            "to": {"type": "string", "minLength": 2, "maxLength": 5, "pattern": "^[a-z]+$"},
+            "kind": {"enum": ["a", "b"]},
+            "one": {"const": 1},
+            "when": {"type": "string", "format": "date"},
+            "tags": {"type": "array", "uniqueItems": true, "minItems": 1, "maxItems": 3, "items": {"type": "string"}},
+            "either": {"type": ["string", "null"]},
+            "optional": {"anyOf": [{"type": "integer", "maximum": 9}, {"type": "null"}]},
+            "shape": {"oneOf": [{"type": "object", "required": ["x"], "properties": {"x": {"type": "boolean"}}}, {"type": "string"}]},
+            "never": false,
+            "a/b": {"type": "object", "propertyNames": {"maxLength": 2}, "maxProperties": 2},
+        }
+    });
+    for (text, pointer, problem) in [
+        (r#""secret""#, "", "must be an object"),
+        (r#"{}"#, "/amount", "is required"),
+        (r#"{"amount":5,"sec~/ret":"x"}"#, "/sec~0~1ret", "is not declared"),
+        (r#"{"amount":"secret"}"#, "/amount", "must be an integer"),
+        (r#"{"amount":5.5}"#, "/amount", "must be an integer"),
+        (r#"{"amount":0}"#, "/amount", "must be at least 1"),
+        (r#"{"amount":100}"#, "/amount", "must be less than 100"),
+        (r#"{"amount":7}"#, "/amount", "must be a multiple of 5"),
+        (r#"{"amount":5,"to":"s"}"#, "/to", "must have at least 2 characters"),
+        (r#"{"amount":5,"to":"secret"}"#, "/to", "must have at most 5 characters"),
+        (r#"{"amount":5,"to":"SEC"}"#, "/to", "must match the pattern `^[a-z]+$`"),
+        (r#"{"amount":5,"kind":"secret"}"#, "/kind", r#"must be one of `"a"`, `"b"`"#),
+        (r#"{"amount":5,"one":2}"#, "/one", "must be `1`"),
+        (r#"{"amount":5,"when":"secret"}"#, "/when", "must have the format `date`"),
+        (r#"{"amount":5,"tags":["x","secret",1]}"#, "/tags/2", "must be a string"),
+        (r#"{"amount":5,"tags":["secret","secret"]}"#, "/tags", "must not have the same item twice"),
+        (r#"{"amount":5,"tags":[]}"#, "/tags", "must have at least 1 items"),
+        (r#"{"amount":5,"either":5}"#, "/either", "must be null or a string"),
+        (r#"{"amount":5,"optional":"secret"}"#, "/optional", "must be an integer or null"),
+        (r#"{"amount":5,"optional":10}"#, "/optional", "must be at most 9"),
+        (r#"{"amount":5,"shape":{"x":"secret"}}"#, "/shape/x", "must be true or false"),
+        (r#"{"amount":5,"shape":{}}"#, "/shape/x", "is required"),
+        (r#"{"amount":5,"shape":[]}"#, "/shape", "must be an object or a string"),
+        (r#"{"amount":5,"never":"secret"}"#, "/never", "is not allowed"),
+        (r#"{"amount":5,"a/b":{"secret":1}}"#, "/a~1b", "has a member whose name must have at most 2 characters"),
+        (r#"{"amount":5,"a/b":{"x":1,"y":1,"z":1}}"#, "/a~1b", "must have at most 2 members"),
+        (r#"{"amount":5,"__proto__":1}"#, "/__proto__", "is not declared"),
+        (r#"{"amount":5,"constructor":1}"#, "/constructor", "is not declared"),
+    ] {
+        assert_eq!(verdict(schema.clone(), text), Some((pointer.to_owned(), problem.to_owned())), "{text}");
+    }
+    for text in [
+        r#"{"amount":5}"#,
+        r#"{"amount":5.0}"#,
+        r#"{"amount":1e1}"#,
+        r#"{"amount":5,"to":"éé"}"#.replace("éé", "ab").as_str(),
+        r#"{"amount":5,"one":1.0,"tags":["x"],"optional":null,"shape":{"x":true}}"#,
+    ] {
+        assert_eq!(verdict(schema.clone(), text), None, "{text}");
+    }
+}
+
+#[test]
+fn a_large_invalid_value_is_refused_without_a_report_on_each_part() {
+    let schema = serde_json::json!({"anyOf": [{"items": {"type": "string"}}, {"items": {"type": "null"}}]});
+    let text = format!("[{}]", vec!["1"; 100_000].join(","));
+    assert_eq!(verdict(schema, &text), Some((String::new(), "does not match its schema".to_owned())));
+}
+
+#[test]
+fn schemas_compare_numbers_by_value() {
+    use serde_json::json;
+    for (schema, text, valid) in [
+        (json!({"type": "integer"}), "1.0", true),
+        (json!({"type": "integer"}), "1e2", true),
+        (json!({"type": "integer"}), "123e-2", false),
+        (json!({"type": "integer"}), "1230e-1", true),
+        (json!({"type": "integer"}), "9007199254740993.5", false),
+        (json!({"type": "integer"}), "-0", true),
+        (json!({"type": "number"}), "1", true),
+        (json!({"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer"}), "1.0", false),
+        (json!({"const": 1}), "1.0", true),
+        (json!({"const": 1.5}), "15e-1", true),
+        (json!({"const": 9007199254740992_u64}), "9007199254740993", false),
+        (json!({"const": [0.1]}), "[0.10000000000000000555]", false),
+        (json!({"const": {"a": [1, {"b": null}]}}), r#"{"a":[1.0,{"b":null}]}"#, true),
+        (json!({"const": {"a": 1}}), r#"{"a":1,"b":2}"#, false),
+        (json!({"enum": [0]}), "-0.0", true),
+        (json!({"uniqueItems": true}), "[1,1.0]", false),
+        (json!({"uniqueItems": true}), r#"[{"a":1,"b":2},{"b":2e0,"a":10e-1}]"#, false),
+        (json!({"uniqueItems": true}), r#"[1,"1",[1],["1"],{"1":1},true,"true",null,"null",-1]"#, true),
+        (json!({"uniqueItems": true}), "[9007199254740992,9007199254740993]", true),
+        (json!({"uniqueItems": true}), "[[],{},[[]],[{}],0,0.1]", true),
+        (json!({"maximum": 9007199254740992_u64}), "9007199254740993", false),
+        (json!({"minimum": 18446744073709551615_u64}), "18446744073709551614", false),
+        (json!({"multipleOf": 0.01}), "4.35", true),
+        (json!({"multipleOf": 3}), "9007199254740990", true),
+        (json!({"multipleOf": 3}), "9007199254740991", false),
+        (json!({"maxLength": 1}), r#""😀""#, true),
+        (json!({"propertyNames": {"pattern": "^k"}}), r#"{"k1":1,"j":2}"#, false),
+    ] {
+        assert_eq!(verdict(schema.clone(), text).is_none(), valid, "{schema} {text}");
+    }
+}
+
+#[test]
+fn a_schema_cannot_reach_out_of_its_document() {
+    for reference in ["https://example.com/schema.json", "file:///etc/passwd", "other.json"] {
+        assert!(options().build(&serde_json::json!({"$ref": reference})).is_err(), "{reference}");
+    }
+    assert!(options().build(&serde_json::json!({"pattern": "("})).is_err());
+    assert!(options().build(&serde_json::json!({"pattern": "(?=x)"})).is_err());
+    assert!(options().build(&serde_json::json!({"type": "strnig"})).is_err());
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// JSON text of any shape, with the odd spellings that RFC 8259 allows.
+    fn text() -> impl Strategy<Value = String> {
+        let number = prop_oneof![
+            any::<i64>().prop_map(|n| n.to_string()),
+            any::<f64>().prop_filter("finite", |n| n.is_finite()).prop_map(|n| format!("{n:e}")),
+            "-?(0|[1-9][0-9]{0,3})(\\.[0-9]{1,4})?([eE][+-]?[0-9]{1,2})?",
+        ];
+        let string = prop_oneof![
+            any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+            r#""(\\\\|\\/|\\u00[0-9a-f]{2}|\\ud83d\\ude0[0-9]|[a-z é€]){0,12}""#,
+        ];
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just("false".to_owned()),
+            number,
+            string.clone()
+        ];
+        let space = "[ \t\r\n]{0,2}";
+        leaf.prop_recursive(6, 64, 24, move |inner| {
+            let item = (space, inner.clone(), space).prop_map(|(a, b, c)| a + &b + &c);
+            let member = (space, string.clone(), space, item.clone()).prop_map(|(a, b, c, d)| a + &b + &c + ":" + &d);
+            prop_oneof![
+                prop::collection::vec(item, 0..8).prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::vec(member, 0..24).prop_map(|members| format!("{{{}}}", members.join(","))),
+            ]
+        })
+    }
+
+    /// What a strict reader may do to text that others accept: refuse it, for one of these.
+    const STRICTER: [ParseErrorKind; 1] = [DuplicateName];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn any_json_like_bytes_are_read_or_refused(text in r#"[\[\]{}:,"\\u0-9eE+.\- \x00-\x1fa-fnrtl\u{d7ff}\u{fffd}]{0,64}"#) {
+            if let Ok(value) = read(&text) {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+                prop_assert_eq!(read(value.to_bytes()), Ok(value));
+            }
+        }
+
+        /// Byte by byte damage: never a panic, and never accepted when serde_json refuses.
+        #[test]
+        fn damaged_text_is_read_or_refused(
+            text in text(), place in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
+        ) {
+            let mut bytes = text.into_bytes();
+            let place = place.index(bytes.len());
+            if cut { bytes.truncate(place) } else { bytes[place] = byte }
+            let ours = read(&bytes);
+            let theirs = serde_json::from_slice::<serde_json::Value>(&bytes);
+            match ours {
+                Ok(value) => prop_assert!(jsonschema::json::cmp::equal(&value.to_serde(), &theirs.unwrap())),
+                Err(kind) => prop_assert!(theirs.is_err() || STRICTER.contains(&kind), "{:?}", kind),
+            }
+        }
+
+        #[test]
+        fn ordinary_text_means_what_serde_json_says(text in text()) {
+            match read(&text) {
+                Ok(value) => {
+                    let theirs = serde_json::from_str(&text).unwrap();
+                    prop_assert!(jsonschema::json::cmp::equal(&value.to_serde(), &theirs));
+                    prop_assert_eq!(read(value.to_bytes()), Ok(value));
+                }
+                Err(kind) => prop_assert_eq!(kind, DuplicateName),
+            }
+        }
+
+        #[test]
+        fn the_canonical_form_is_its_own(text in text()) {
+            if let Some(first) = read(&text).ok().and_then(|value| Canonical::of(value).ok()) {
+                let again = Canonical::of(read(first.bytes()).unwrap()).unwrap();
+                prop_assert_eq!(again.bytes(), first.bytes());
+                prop_assert_eq!(again.tree(), first.tree());
+                prop_assert_eq!(again.digest(), first.digest());
+                prop_assert_eq!(first.tree().to_bytes(), first.bytes().to_vec());
+                let names = first.tree().as_object().map(|object| {
+                    object.iter().map(|(name, _)| name.encode_utf16().collect::<Vec<_>>()).collect::<Vec<_>>()
+                });
+                prop_assert!(names.unwrap_or_default().is_sorted());
+            }
+        }
+
+        #[test]
+        fn order_space_and_spelling_do_not_change_the_digest(
+            members in prop::collection::btree_map(any::<String>(), -999_999_i64..999_999, 0..40),
+            seed in any::<u64>(), decimals in 0_usize..4,
+        ) {
+            let scale = 10_i64.pow(decimals as u32);
+            let plain: Object =
+                members.iter().map(|(name, n)| (name.clone(), Value::from(n * scale))).collect();
+            let plain = Canonical::of(plain.into()).unwrap();
+            let mut members: Vec<_> = members.into_iter().collect();
+            members.sort_by_key(|(name, n)| seed.rotate_left(name.len() as u32) ^ (*n as u64).wrapping_mul(seed));
+            let members: Vec<_> = members
+                .iter()
+                .map(|(name, n)| {
+                    let escaped: String = name.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+                    format!(" \"{escaped}\" :\t{n}.0E{decimals}\n")
+                })
+                .collect();
+            let other = Canonical::of(read(format!("{{{}}}", members.join(","))).unwrap()).unwrap();
+            prop_assert_eq!(other.digest(), plain.digest());
+            prop_assert_eq!(other.tree(), plain.tree());
+        }
+
+        /// The bytes that pass are never another number than the one sent.
+        #[test]
+        fn a_canonical_number_is_exactly_the_one_sent(double in any::<f64>(), digits in 1_usize..25) {
+            prop_assume!(double.is_finite());
+            for text in [format!("{double:e}"), format!("{double:.digits$e}")] {
+                let Ok(sent) = read(&text) else { continue };
+                if let Ok(canonical) = Canonical::of(sent) {
+                    let kept = canonical.tree().as_number().unwrap().text();
+                    prop_assert_eq!(decimal::Decimal::of(kept), decimal::Decimal::of(&text));
+                    prop_assert_eq!(kept.parse::<f64>().unwrap(), text.parse::<f64>().unwrap());
+                }
+            }
+        }
+
+        /// Both ways of validating, on our tree and on serde_json's, agree.
+        #[test]
+        fn schemas_judge_our_tree_as_they_judge_others(text in text(), other in text()) {
+            let (Ok(value), Ok(other)) = (read(&text), read(&other)) else { return Ok(()) };
+            let other = other.to_serde();
+            for schema in [
+                serde_json::json!({"const": other}),
+                serde_json::json!({"const": value.to_serde()}),
+                serde_json::json!({"uniqueItems": true}),
+                serde_json::json!({"type": ["integer", "object"], "minProperties": 2}),
+                serde_json::json!({"propertyNames": {"maxLength": 3}, "additionalProperties": {"type": "string"}}),
+                serde_json::json!({"items": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "minLength": 2}]}}),
+            ] {
+                let ours = first_error(&options().build(&schema).unwrap(), &value).is_none();
+                let theirs = jsonschema::is_valid(&schema, &value.to_serde());
+                prop_assert_eq!(ours, theirs, "{} {}", schema, text);
+            }
+        }
+
+        #[test]
+        fn a_string_is_written_as_it_was_read(text in "[a-z\"\\\\\\x00-\\x1f\\x7fé😀\u{d7ff}]{0,40}") {
+            let written = Value::from(text.as_str()).to_bytes();
+            prop_assert_eq!(std::str::from_utf8(&written).unwrap(), &serde_json::to_string(&text).unwrap());
+            prop_assert_eq!(read(written), Ok(Value::from(text)));
+        }
+
+        #[test]
+        fn an_object_is_a_map(steps in prop::collection::vec((0_u8..40, any::<Option<i64>>()), 0..120)) {
+            let (mut object, mut map) = (Object::new(), std::collections::BTreeMap::new());
+            for (name, step) in steps {
+                let name = format!("n{name}");
+                match step {
+                    Some(n) => {
+                        object.insert(name.clone(), n);
+                        map.insert(name, Value::from(n));
+                    }
+                    None => assert_eq!(object.remove(&name), map.remove(&name)),
+                }
+                prop_assert_eq!(object.len(), map.len());
+                for n in 0..40 {
+                    let name = format!("n{n}");
+                    prop_assert_eq!(object.get(&name), map.get(&name));
+                }
+            }
+        }
+    }
+}

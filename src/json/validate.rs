@@ -15,7 +15,12 @@
 //!
 //! A validator compiled for [`Tree`] takes `&Value` in `is_valid`, `validate` and `iter_errors`. Its errors
 //! are for [`first_error`] only: the instance in them is always `null`, since copying it for each
-//! branch of an `anyOf` would let a large hostile value cost many times its size.
+//! branch of an `anyOf` would let a large hostile value cost many times its size. A keyword of ours reads the
+//! node it is given, never a copy.
+//!
+//! Numbers count by their text where the validator asks for it (`type`, `multipleOf`, `uniqueItems`, items
+//! and members in `const` and `enum`); a bound, and a `const` that is a number, are compared as 64-bit integers,
+//! else as doubles, which is exact for everything that has a canonical form.
 
 use std::{borrow::Cow, collections::HashSet};
 
@@ -48,27 +53,44 @@ pub fn options() -> ValidationOptions<'static, std::sync::Arc<dyn jsonschema::Re
 /// The first thing that `value` does wrong: a JSON Pointer (RFC 6901) into it and a short sentence that
 /// goes on from there (`must be a string`, `is required`, `is not declared`). The sentence quotes the
 /// schema at most, never the value. `None` when the value is valid.
+///
+/// Of a value of more than 2,000 parts it is only said that it is not valid: a report on every branch of an
+/// `anyOf` could be many times its size.
 pub fn first_error(validator: &Validator, value: &Value) -> Option<(String, String)> {
     if validator.is_valid(value) {
         return None;
     }
+    let vague = || (String::new(), "does not match its schema".to_owned());
+    if exceeds(value, &mut 2_000) {
+        return Some(vague());
+    }
     // Two walks that disagree would be a defect in the validator; the refusal stands all the same.
-    Some(
-        validator
-            .validate(value)
-            .err()
-            .map_or_else(|| (String::new(), "does not match its schema".to_owned()), |error| describe(&error)),
-    )
+    Some(validator.validate(value).err().map_or_else(vague, |error| describe(&error)))
+}
+
+/// Whether the tree has more values than are `left`.
+fn exceeds(value: &Value, left: &mut usize) -> bool {
+    let Some(rest) = left.checked_sub(1) else { return true };
+    *left = rest;
+    match value {
+        Value::Array(items) => items.iter().any(|item| exceeds(item, left)),
+        Value::Object(object) => object.iter().any(|(_, value)| exceeds(value, left)),
+        _ => false,
+    }
 }
 
 fn describe(error: &ValidationError<'_>) -> (String, String) {
-    let (mut pointer, mut error) = (error.instance_path().as_str().to_owned(), error);
-    if let ValidationErrorKind::PropertyNames { error: inner } = error.kind() {
-        error = inner;
-        let problem = format!("has a member whose name {}", problem(error.kind()));
-        return (pointer, problem);
-    }
+    let mut pointer = error.instance_path().as_str().to_owned();
     let member = match error.kind() {
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+            if let Some(meant) = meant(context) {
+                return describe(meant);
+            }
+            None
+        }
+        ValidationErrorKind::PropertyNames { error } => {
+            return (pointer, format!("has a member whose name {}", problem(error.kind())));
+        }
         ValidationErrorKind::Required { property } => property.as_str(),
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected.first().map(String::as_str),
@@ -79,6 +101,18 @@ fn describe(error: &ValidationError<'_>) -> (String, String) {
         pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
     }
     (pointer, problem(error.kind()))
+}
+
+/// Of branches that all failed, the complaint of the only one that asks for a value of this type at all.
+fn meant<'b, 'i>(branches: &'b [Vec<ValidationError<'i>>]) -> Option<&'b ValidationError<'i>> {
+    let of_type = |error: &&ValidationError<'_>| matches!(error.kind(), ValidationErrorKind::Type { .. });
+    let level = branches.iter().flatten().map(|error| error.instance_path().as_str().len()).min()?;
+    let mistyped = |branch: &&Vec<ValidationError<'_>>| {
+        branch.iter().filter(of_type).any(|error| error.instance_path().as_str().len() == level)
+    };
+    let mut fitting = branches.iter().filter(|branch| !mistyped(branch));
+    let only = fitting.next()?;
+    if fitting.next().is_some() { None } else { only.first() }
 }
 
 fn problem(kind: &ValidationErrorKind) -> String {
@@ -130,11 +164,10 @@ fn problem(kind: &ValidationErrorKind) -> String {
 fn types_of(branches: &[Vec<ValidationError<'_>>]) -> Option<String> {
     let mut types = Vec::new();
     for branch in branches {
-        match branch.as_slice() {
-            [only] => match only.kind() {
-                ValidationErrorKind::Type { kind: TypeKind::Single(kind) } => types.push(named(*kind)),
-                _ => return None,
-            },
+        let [only] = branch.as_slice() else { return None };
+        match only.kind() {
+            ValidationErrorKind::Type { kind: TypeKind::Single(kind) } => types.push(named(*kind)),
+            ValidationErrorKind::Type { kind: TypeKind::Multiple(kinds) } => types.extend(kinds.iter().map(named)),
             _ => return None,
         }
     }
@@ -142,7 +175,13 @@ fn types_of(branches: &[Vec<ValidationError<'_>>]) -> Option<String> {
 }
 
 fn any_of(names: impl Iterator<Item = &'static str>) -> String {
-    names.collect::<Vec<_>>().join(" or ")
+    let mut all: Vec<_> = Vec::new();
+    for name in names {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all.join(" or ")
 }
 
 fn named(kind: JsonType) -> &'static str {

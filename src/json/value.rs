@@ -303,21 +303,14 @@ impl Object {
         Some(member.value)
     }
 
-    /// The members as read, in order; the second of two members of one name, if there is such a pair.
+    /// The members as read, in order. The caller has compared the names of the first [`FEW`]; among more,
+    /// the error is where the value of the later of two members of one name stands.
     pub(super) fn of_members(members: Vec<Member>) -> Result<Self, Range<usize>> {
         let order = Order::of(&members);
-        if let Some(order) = &order {
-            let mut places = order.0.iter().filter_map(|&place| members.get(place as usize));
-            let mut last = places.next();
-            for member in places {
-                if let Some(before) = last.filter(|before| before.name == member.name) {
-                    let later = if before.span.start > member.span.start { before } else { member };
-                    return Err(later.span.clone());
-                }
-                last = Some(member);
-            }
+        match order.as_ref().and_then(|order| order.repeated(&members)) {
+            Some(member) => Err(member.span.clone()),
+            None => Ok(Self { members, order }),
         }
-        Ok(Self { members, order })
     }
 
     /// Changes each value in place, then sorts the members by `compare` on their names.
@@ -385,10 +378,20 @@ impl<'a> Iterator for Iter<'a> {
 }
 
 impl FromIterator<(String, Value)> for Object {
-    /// The caller sees to it that no name comes twice.
+    /// Of members of one name the last counts, in the place of the first.
     fn from_iter<I: IntoIterator<Item = (String, Value)>>(members: I) -> Self {
+        let mut object = Self::new();
         let members: Vec<_> = members.into_iter().map(|(name, value)| Member { name, value, span: 0..0 }).collect();
-        Self { order: Order::of(&members), members }
+        if members.len() > FEW {
+            let order = Order::of(&members);
+            if order.as_ref().is_some_and(|order| order.repeated(&members).is_none()) {
+                return Self { members, order };
+            }
+        }
+        for Member { name, value, .. } in members {
+            object.insert(name, value);
+        }
+        object
     }
 }
 
@@ -403,6 +406,13 @@ impl Order {
         places.sort_unstable_by(|&left, &right| name(left).cmp(&name(right)));
         Some(Box::new(Self(places)))
     }
+
+    /// The later of two members of one name.
+    fn repeated<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
+        let name = |place: &u32| members.get(*place as usize).map(|member| &member.name);
+        let pair = self.0.windows(2).find(|pair| matches!(pair, [left, right] if name(left) == name(right)))?;
+        members.get(*pair.iter().max()? as usize)
+    }
 }
 
 /// A place as the order keeps it. No document within any limit has four thousand million members.
@@ -415,29 +425,45 @@ fn place_of(place: usize) -> u32 {
 pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut clean = 0;
-    for (place, byte) in bytes.iter().enumerate() {
-        let short = match byte {
-            b'"' => b'"',
-            b'\\' => b'\\',
-            0x08 => b'b',
-            0x09 => b't',
-            0x0a => b'n',
-            0x0c => b'f',
-            0x0d => b'r',
-            0x00..=0x1f => 0,
-            _ => continue,
-        };
-        out.extend_from_slice(bytes.get(clean..place).unwrap_or_default());
-        clean = place + 1;
-        if short == 0 {
-            let nibble = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', nibble(byte >> 4), nibble(byte & 15)]);
-        } else {
-            out.extend_from_slice(&[b'\\', short]);
+    let mut rest = text.as_bytes();
+    while let Some((clean, [byte, after @ ..])) = rest.split_at_checked(plain(rest)) {
+        out.extend_from_slice(clean);
+        let nibble = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x09 => out.extend_from_slice(b"\\t"),
+            0x0a => out.extend_from_slice(b"\\n"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            0x0d => out.extend_from_slice(b"\\r"),
+            _ => out.extend_from_slice(&[b'\\', b'u', b'0', b'0', nibble(byte >> 4), nibble(byte & 15)]),
         }
+        rest = after;
     }
-    out.extend_from_slice(bytes.get(clean..).unwrap_or_default());
+    out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// How many bytes come before the first quote, backslash or control character: what a string literal
+/// carries as it is.
+pub(super) fn plain(text: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let (words, tail) = text.as_chunks::<8>();
+    let mut passed = 0;
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let quote = word ^ (ONES * 0x22);
+        let slash = word ^ (ONES * 0x5c);
+        // A byte is zero when taking one from it borrows; the lowest such byte is always a true one.
+        let stop = (quote.wrapping_sub(ONES) & !quote
+            | slash.wrapping_sub(ONES) & !slash
+            | word.wrapping_sub(ONES * 0x20) & !word)
+            & HIGH;
+        if stop != 0 {
+            return passed + stop.trailing_zeros() as usize / 8;
+        }
+        passed += 8;
+    }
+    passed + tail.iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f)).count()
 }

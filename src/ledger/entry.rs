@@ -77,6 +77,17 @@ pub enum Event {
         /// How many policies it has.
         policies: usize,
     },
+    /// `call.refused`: a message of a known caller that never became a call.
+    MessageRefused {
+        /// Whose.
+        agent: String,
+        /// The credential's id.
+        credential: String,
+        /// The stable reason code.
+        reason: String,
+        /// The method it names, if that could be read, cut to 64 bytes.
+        method: Option<String>,
+    },
     /// `server.started`
     ServerStarted {
         /// Version of the program.

@@ -74,7 +74,7 @@ fn exit_codes_tell_what_kind_of_no_it_is() {
         (empty.path(), &["frobnicate"], 2, "unrecognized subcommand"),
         (empty.path(), &["serve", "--stdio"], 2, "--agent"),
         (empty.path(), &["status"], 2, "countersign init"),
-        (empty.path(), &["ledger", "verify", "--tlog", "nothing"], 2, ""),
+        (empty.path(), &["ledger", "verify", "nothing"], 2, ""),
         (house.path(), &["init"], 2, "already"),
         (house.path(), &["status"], 3, ""),
         (house.path(), &["reload"], 3, "countersign serve"),
@@ -82,7 +82,12 @@ fn exit_codes_tell_what_kind_of_no_it_is() {
         (house.path(), &["call", "a__b", "{}", "--agent", "x"], 3, "countersign serve"),
         (house.path(), &["call", "a__b", "{\"a\":1,\"a\":2}", "--token", "t"], 2, "no JSON"),
         (house.path(), &["call", "a__b", "{}"], 2, "--agent NAME"),
-        (house.path(), &["call", "a__b", "{}", "--token", "t", "--url", "http://127.0.0.1:9/mcp"], 3, "cannot be reached"),
+        (
+            house.path(),
+            &["call", "a__b", "{}", "--token", "t", "--url", "http://127.0.0.1:9/mcp"],
+            3,
+            "cannot be reached",
+        ),
         (house.path(), &["upstream", "remove", "x"], 2, "no upstream `x`"),
         (house.path(), &["upstream", "add", "X", "--", "y"], 2, "no name for an upstream"),
         (house.path(), &["upstream", "add", "x"], 2, "required"),
@@ -121,7 +126,9 @@ fn check_tells_every_error_with_its_place() {
     std::fs::write(&file, text).unwrap();
     let wrong = countersign(house.path(), &["check"]);
     assert_eq!(wrong.status.code(), Some(1));
-    for part in ["countersign.toml:17:1: unknown key `upstreams.a.comand`", "did you mean `command`?", "neither http nor https"] {
+    for part in
+        ["countersign.toml:17:1: unknown key `upstreams.a.comand`", "did you mean `command`?", "neither http nor https"]
+    {
         assert!(err(&wrong).contains(part), "{part} is not in\n{}", err(&wrong));
     }
     let told = json(&countersign(house.path(), &["check", "--json"]).stdout);
@@ -153,11 +160,23 @@ fn upstreams_are_added_listed_removed_and_imported() {
         ended
     };
     run(&["upstream", "add", "files", "--env", "A=b", "--", "npx", "-y", "server"]);
-    run(&["upstream", "add", "crm", "--url", "https://crm.example/mcp", "--header", "Authorization=Bearer ${CRM_TOKEN:-x}"]);
+    run(&[
+        "upstream",
+        "add",
+        "crm",
+        "--url",
+        "https://crm.example/mcp",
+        "--header",
+        "Authorization=Bearer ${CRM_TOKEN:-x}",
+    ]);
     let listed = json(&run(&["upstream", "list", "--json"]).stdout);
-    let names: Vec<&str> = listed["upstreams"].as_array().unwrap().iter().map(|u| u["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        listed["upstreams"].as_array().unwrap().iter().map(|u| u["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["crm", "files"]);
-    assert_eq!(countersign(house.path(), &["upstream", "add", "plain", "--url", "http://crm.example/"]).status.code(), Some(2));
+    assert_eq!(
+        countersign(house.path(), &["upstream", "add", "plain", "--url", "http://crm.example/"]).status.code(),
+        Some(2)
+    );
     run(&["upstream", "remove", "crm"]);
     run(&["upstream", "remove", "files"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
@@ -168,7 +187,10 @@ fn upstreams_are_added_listed_removed_and_imported() {
     let told = json(&run(&["import", "mcp.json", "--json"]).stdout);
     assert_eq!(told["upstreams"], serde_json::json!(["my-files"]));
     let notes = told["notes"].to_string();
-    assert!(notes.contains("looks like a secret") && notes.contains("retired") && !notes.contains("hunter2"), "{notes}");
+    assert!(
+        notes.contains("looks like a secret") && notes.contains("retired") && !notes.contains("hunter2"),
+        "{notes}"
+    );
     assert!(std::fs::read_to_string(&file).unwrap().starts_with(&before));
     assert_eq!(countersign(house.path(), &["check"]).status.code(), Some(0));
     let taken = countersign(house.path(), &["import", "mcp.json"]);
