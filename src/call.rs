@@ -116,6 +116,12 @@ impl Received {
         Self { id, at, door, operation, name, arguments, passage, link }
     }
 
+    /// What was read, for tests of the doors.
+    #[cfg(test)]
+    pub(crate) fn into_parts(self) -> (CallId, Operation, String, Value, Passage, Link) {
+        (self.id, self.operation, self.name, self.arguments, self.passage, self.link)
+    }
+
     /// Joins the call to the one whose credential came with it.
     pub fn authenticate(self, who: Identified) -> Authenticated {
         Authenticated { received: self, principal: who.into_principal() }

@@ -64,6 +64,12 @@ impl Reply {
         Self { call: call.id().clone(), operation: call.operation(), body }
     }
 
+    /// A reply that nobody recorded, for tests of the doors.
+    #[cfg(test)]
+    pub(crate) fn unrecorded(call: CallId, operation: Operation, body: Body) -> Self {
+        Self { call, operation, body }
+    }
+
     /// The call it answers.
     pub fn call(&self) -> &CallId {
         &self.call

@@ -32,6 +32,8 @@ mod under_way;
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod tests;
 
 pub use problem::{Problem, VERSIONS};
 pub use road::{Edition, Going, Road};

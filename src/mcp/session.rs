@@ -61,6 +61,11 @@ impl Session {
         })
     }
 
+    /// The same session under another name: on stdio, the connection's.
+    pub(super) fn named(self, nonce: Arc<str>) -> Self {
+        Self { nonce, ..self }
+    }
+
     /// The id that the client will send: visible ASCII.
     ///
     /// # Errors

@@ -186,7 +186,7 @@ impl<R: Road> Channel<R> {
         };
         if !modern && request.method == "initialize" && self.session.is_none() {
             let (session, result) = self.desk.initialize(who, &request.params).map_err(|problem| (problem, false))?;
-            self.session = Some(Arc::new(Session { nonce: Arc::clone(&self.scope), ..session }));
+            self.session = Some(Arc::new(session.named(Arc::clone(&self.scope))));
             self.send(render::result_of(&request.id, result)).await;
             return Ok(());
         }
