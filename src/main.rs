@@ -1,2 +1,5 @@
-//! The binary.
-fn main() {}
+//! The `countersign` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    countersign::cli::main()
+}

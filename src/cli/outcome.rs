@@ -85,7 +85,8 @@ impl Failure {
     pub fn tell(&self, json: bool) {
         if json {
             let mut object = Map::new();
-            object.insert("error".to_owned(), json!({"problem": self.problem, "hint": self.hint, "errors": self.errors}));
+            object
+                .insert("error".to_owned(), json!({"problem": self.problem, "hint": self.hint, "errors": self.errors}));
             object.insert("exit".to_owned(), self.exit.code().into());
             eprintln!("{}", Value::Object(object));
             return;

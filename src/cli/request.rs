@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{
     control,
-    outcome::{Exit, Failure, error_json},
+    outcome::{Exit, Failure, error_json, visible},
+    show,
 };
 use crate::{
     clock::Clock,
@@ -18,6 +19,7 @@ use crate::{
     http::snapshot,
     identity::TokenRequest,
     json::Limits,
+    ledger::Entry,
     server::{House, Registration, why_code},
 };
 
@@ -91,8 +93,30 @@ pub enum Request {
     },
     /// How many entries there are.
     LedgerSize,
+    /// One entry with what is kept beside it.
+    LedgerEntry {
+        /// Its number.
+        seq: u64,
+    },
+    /// The entries of one call, with what is kept beside them.
+    LedgerCall {
+        /// The call's id.
+        call: String,
+    },
+    /// Entries as lines, byte for byte as they are in the log.
+    LedgerExport {
+        /// The first.
+        from: u64,
+        /// How many at most, up to [`PAGE`].
+        most: usize,
+    },
     /// A signed checkpoint.
     LedgerCheckpoint,
+    /// A receipt for one entry.
+    LedgerProve {
+        /// Its number.
+        seq: u64,
+    },
     /// Reads contracts and grants again.
     Reload,
     /// Drains and ends the server.
@@ -159,10 +183,38 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
         }
         Request::LedgerEntries { from, most, wait_ms } => entries(house, from, most, wait_ms).await,
         Request::LedgerSize => Ok(json!({"size": house.pipeline.ledger.size()})),
+        Request::LedgerEntry { seq } => {
+            let entries = house.pipeline.ledger.entries(seq, 1)?;
+            let entry = entries.first().ok_or_else(|| {
+                let size = house.pipeline.ledger.size();
+                Failure::new(Exit::Cannot, format!("the ledger has {size} entries, and no number {seq}"))
+            })?;
+            with_payload(house, entry)
+        }
+        Request::LedgerCall { call } => {
+            let entries = house.pipeline.ledger.find(&call)?;
+            if entries.is_empty() {
+                return Err(Failure::new(Exit::Cannot, format!("the ledger has no call `{}`", visible(&call))));
+            }
+            let entries = entries.iter().map(|entry| with_payload(house, entry)).collect::<Result<Vec<_>, _>>()?;
+            Ok(json!({"entries": entries}))
+        }
+        Request::LedgerExport { from, most } => {
+            if from >= house.pipeline.ledger.size() {
+                return Ok(json!({"lines": []}));
+            }
+            let entries = house.pipeline.ledger.entries(from, most.min(PAGE))?;
+            let line =
+                |entry: &Entry| format!("{{\"entry\":{},\"seq\":{}}}", String::from_utf8_lossy(&entry.text), entry.seq);
+            Ok(json!({"lines": entries.iter().map(line).collect::<Vec<_>>()}))
+        }
+        Request::LedgerProve { seq } => Ok(json!({"proof": house.pipeline.ledger.prove(seq).await?})),
         Request::LedgerCheckpoint => Ok(json!({"checkpoint": house.pipeline.ledger.checkpoint().await?})),
         Request::Reload => match house.reload().await {
             Ok(()) => Ok(json!({"reloaded": true})),
-            Err(errors) => Err(Failure { exit: Exit::No, ..Failure::config(&errors) }.hint("the old ones stay in force")),
+            Err(errors) => {
+                Err(Failure { exit: Exit::No, ..Failure::config(&errors) }.hint("the old ones stay in force"))
+            }
         },
         Request::Stop => Err(no_server()),
     }
@@ -170,7 +222,8 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
 
 fn status(house: &House) -> Value {
     let now = snapshot(&house.pipeline);
-    let told: BTreeMap<&str, _> = now.upstreams.iter().map(|status| (status.name.as_str(), status)).collect();
+    let fares = house.pipeline.upstreams.status();
+    let told: BTreeMap<&str, _> = fares.iter().map(|status| (status.name.as_str(), status)).collect();
     let upstreams: Vec<Value> = house
         .config
         .upstreams
@@ -300,8 +353,23 @@ async fn entries(house: &House, from: u64, most: usize, wait_ms: u64) -> Result<
     Ok(json!({"size": size, "entries": entries}))
 }
 
+/// An entry with what is kept beside it: the arguments of an intent or the result of an outcome, as the very
+/// text that the entry's digest names, and the salt of that digest. `payload` is `null` where nothing is kept.
+fn with_payload(house: &House, entry: &Entry) -> Result<Value, Failure> {
+    let mut tree = entry_json(entry);
+    if let Some(members) = tree.as_object_mut() {
+        members.remove("seq");
+    }
+    let which = if show::field(&tree, "kind") == "call.settled" { "result" } else { "arguments" };
+    let payload = house.pipeline.ledger.payload(entry.seq)?.map(|payload| {
+        let salt: String = payload.salt.iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({"salt": salt, which: String::from_utf8_lossy(&payload.bytes)})
+    });
+    Ok(json!({"seq": entry.seq, "entry": tree, "payload": payload}))
+}
+
 /// One entry as an object that has its `seq`.
-pub(super) fn entry_json(entry: &crate::ledger::Entry) -> Value {
+pub(super) fn entry_json(entry: &Entry) -> Value {
     let tree = crate::json::parse(&entry.text, &Limits::REQUEST).map(|tree| tree.to_serde());
     match tree {
         Ok(Value::Object(mut members)) => {

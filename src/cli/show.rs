@@ -133,8 +133,9 @@ pub(super) fn registered(answer: &Value) -> String {
 
 pub(super) fn tools(answer: &Value) -> String {
     let offered = items(answer, "tools").iter();
-    let mut rows: Vec<Vec<String>> =
-        offered.map(|tool| vec![field(tool, "tool").to_owned(), words(tool, "impact"), words(tool, "labels")]).collect();
+    let mut rows: Vec<Vec<String>> = offered
+        .map(|tool| vec![field(tool, "tool").to_owned(), words(tool, "impact"), words(tool, "labels")])
+        .collect();
     for tool in items(answer, "quarantined") {
         let why = format!("not offered ({}): {}", field(tool, "why"), visible(field(tool, "detail")));
         rows.push(vec![visible(field(tool, "tool")), why]);

@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
     }
 
     fn line_column(&self, offset: usize) -> (usize, usize) {
-        let before = crate::call::cut(self.text, offset);
+        let before = self.text.get(..offset).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
     }

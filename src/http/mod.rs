@@ -20,7 +20,12 @@ use axum::{
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{call::Fault, config::Console, observe::Snapshot, pipeline::Pipeline};
+use crate::{
+    call::Fault,
+    config::Console,
+    observe::{Snapshot, UpstreamState},
+    pipeline::Pipeline,
+};
 
 /// Connections at once; the console is for a few people and a scraper.
 const CONNECTIONS: usize = 256;
@@ -129,14 +134,12 @@ async fn ready(State(doors): State<Arc<Doors>>) -> Response {
     if !doors.pipeline.ledger.healthy() {
         reasons.push("ledger_unwritable");
     }
-    if doors.pipeline.grants.load().is_empty() {
-        reasons.push("no_grants");
-    }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let upstreams = doors.pipeline.upstreams.status();
     let upstreams: serde_json::Map<_, _> =
         upstreams.iter().map(|status| (status.name.to_string(), status.state.into())).collect();
-    let body = json!({"ready": reasons.is_empty(), "reasons": reasons, "upstreams": upstreams});
+    let body = json!({"ready": reasons.is_empty(), "reasons": reasons, "policies": doors.pipeline.grants.load().len(),
+                      "upstreams": upstreams});
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
@@ -149,8 +152,13 @@ async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
 /// What a scrape, and `status`, show of a house.
 pub(crate) fn snapshot(pipeline: &Pipeline) -> Snapshot {
     let catalog = pipeline.catalog.load();
+    let upstreams = pipeline.upstreams.status().into_iter().map(|status| UpstreamState {
+        name: status.name.to_string(),
+        ready: status.state == "ready",
+        in_flight: status.in_flight,
+    });
     Snapshot {
-        upstreams: pipeline.upstreams.status(),
+        upstreams: upstreams.collect(),
         ledger_entries: pipeline.ledger.size(),
         ledger_healthy: pipeline.ledger.healthy(),
         policies: pipeline.grants.load().len(),

@@ -31,7 +31,7 @@ fn kind(path: &str) -> Option<(&'static str, &'static str)> {
     match path {
         "checkpoint" => return Some(("text/plain; charset=utf-8", "no-cache")),
         // the key that checkpoints verify with, as a signed-note verifier key
-        "key" => return Some(("text/plain; charset=utf-8", "no-cache")),
+        "ledger.pub" => return Some(("text/plain; charset=utf-8", "no-cache")),
         _ => {}
     }
     let mut parts = path.strip_prefix("tile/")?.split('/');
@@ -105,7 +105,8 @@ mod tests {
             "tile/0/x001",
             "tile/000/000",
             "tile/entries/..",
-            "signing-key",
+            "ledger.key",
+            "key",
             "tile/0/000\0",
             "tile/0/٠٠٠",
             "tile/0/000.p.p/1",

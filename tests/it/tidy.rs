@@ -16,7 +16,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("grant", &["json", "clock", "call", "contract"]),
     ("ledger", &["json", "clock", "call", "contract", "grant", "upstream"]),
     ("observe", &["json", "clock"]),
-    ("config", &["json", "clock", "contract"]),
+    // what is wrong in a file is told the same way for configuration and grants
+    ("config", &["json", "clock", "contract", "grant"]),
     ("identity", &["json", "clock", "call", "ledger"]),
     ("upstream", &["json", "clock", "call", "contract", "grant", "ledger", "config", "observe"]),
     (

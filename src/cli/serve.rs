@@ -1,0 +1,227 @@
+//! `serve`: opens the doors of a house and closes them again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{
+    control,
+    outcome::{Exit, Failure},
+};
+use crate::{
+    clock::Clock,
+    config::Config,
+    http, mcp,
+    server::{self, House},
+};
+
+/// Requests of one agent on standard input that may be under way at once.
+const STDIO_REQUESTS: usize = 64;
+
+/// Serves HTTP until a signal or `stop` ends it. `ready` is told once every door is open.
+pub(super) async fn serve(
+    mut config: Config,
+    ready: impl AsyncFnOnce(&House) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    // the real ports are known before tokens are, as the endpoint is their audience
+    let agents = listen(&mut config.server.listen).await?;
+    let console = listen(&mut config.console.listen).await?;
+    let house = Arc::new(open(config)?);
+    let control = match control::bind(&house.config) {
+        Ok(control) => control,
+        Err(failure) => {
+            house.stop("failed").await;
+            return Err(failure);
+        }
+    };
+    house.pipeline.metrics.started(house.pipeline.clock.now());
+    if let Err(fault) = house.start().await {
+        house.stop("failed").await;
+        return Err(fault.into());
+    }
+    let (stop, stopped) = watch::channel(false);
+    // doors that reach calls close first; the operators' stay open while calls drain
+    let (close, closed) = watch::channel(false);
+    let mut doors = JoinSet::new();
+    doors.spawn(mcp::http::serve(
+        agents,
+        Arc::clone(&house.pipeline),
+        mcp::http::Settings::new(&house.config.server, house.session_key),
+        stopped.clone(),
+    ));
+    let mut operators = JoinSet::new();
+    operators.spawn(http::serve(
+        console,
+        house.config.console.clone(),
+        Arc::clone(&house.pipeline),
+        house.config.data.clone(),
+        closed.clone(),
+    ));
+    let asked = stop.clone();
+    operators.spawn({
+        let house = Arc::clone(&house);
+        async move {
+            control::serve(control, house, asked, closed).await;
+            Ok(())
+        }
+    });
+    tracing::info!(mcp = house.config.endpoint(), console = house.config.console_url(), "serving");
+    let announced = ready(&house).await;
+    let why = match &announced {
+        Ok(()) => wait(&house, stopped, &mut doors).await,
+        Err(_) => Ended::Broken,
+    };
+    tracing::info!(why = why.word(), "draining");
+    stop.send_replace(true);
+    let drained = tokio::time::timeout(house.config.server.drain, async { while doors.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!("calls in flight did not end in time; they are settled as unknown");
+    }
+    doors.shutdown().await;
+    house.stop(why.word()).await;
+    close.send_replace(true);
+    let closing = async { while operators.join_next().await.is_some() {} };
+    // connections of the operators' doors have their own grace
+    let _in_time = tokio::time::timeout(Duration::from_secs(6), closing).await;
+    announced?;
+    Ok(if matches!(why, Ended::Broken) { Exit::Fault } else { Exit::Done })
+}
+
+/// Serves one agent on standard input and output.
+pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> {
+    let house = Arc::new(open(config)?);
+    if let Err(fault) = house.pipeline.identity.named(agent) {
+        house.stop("failed").await;
+        return Err(Failure::new(Exit::Cannot, fault.0));
+    }
+    // another process may have the socket only if it has the store too, which this one has
+    let control = control::bind(&house.config);
+    if let Err(fault) = house.start().await {
+        house.stop("failed").await;
+        return Err(fault.into());
+    }
+    let (stop, stopped) = watch::channel(false);
+    let (close, closed) = watch::channel(false);
+    let mut operators = JoinSet::new();
+    if let Ok(control) = control {
+        operators.spawn(control::serve(control, Arc::clone(&house), stop.clone(), closed));
+    }
+    let mut doors = JoinSet::new();
+    let settings = mcp::stdio::Settings {
+        max_line: house.config.server.max_body,
+        max_requests: STDIO_REQUESTS,
+        drain: house.config.server.drain,
+        key: house.session_key,
+    };
+    let (pipeline, agent) = (Arc::clone(&house.pipeline), agent.to_owned());
+    let who = move || pipeline.identity.named(&agent).ok();
+    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
+    doors.spawn(mcp::stdio::serve(Arc::clone(&house.pipeline), settings, who, input, output, stopped.clone()));
+    let why = wait(&house, stopped, &mut doors).await;
+    stop.send_replace(true);
+    let drained = async { while doors.join_next().await.is_some() {} };
+    if tokio::time::timeout(house.config.server.drain, drained).await.is_err() {
+        tracing::warn!("calls in flight did not end in time; they are settled as unknown");
+    }
+    doors.shutdown().await;
+    house.stop(why.word()).await;
+    close.send_replace(true);
+    let closing = async { while operators.join_next().await.is_some() {} };
+    let _in_time = tokio::time::timeout(Duration::from_secs(6), closing).await;
+    Ok(if matches!(why, Ended::Broken) { Exit::Fault } else { Exit::Done })
+}
+
+/// Why serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Signal,
+    Asked,
+    /// The one client of a stdio server went away.
+    Input,
+    Broken,
+}
+
+impl Ended {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::Asked => "stop",
+            Self::Input => "end of input",
+            Self::Broken => "failed",
+        }
+    }
+}
+
+/// Waits for whatever ends the server, and reads the files again at every SIGHUP.
+async fn wait(
+    house: &House,
+    mut stopped: watch::Receiver<bool>,
+    doors: &mut JoinSet<Result<(), crate::call::Fault>>,
+) -> Ended {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+        tracing::error!("signals cannot be received");
+        return Ended::Broken;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ended::Signal,
+            _ = interrupt.recv() => return Ended::Signal,
+            _ = stopped.wait_for(|stop| *stop) => return Ended::Asked,
+            _ = hangup.recv() => reload(house).await,
+            door = doors.join_next() => return match door {
+                Some(Ok(Ok(()))) | None => Ended::Input,
+                Some(Ok(Err(fault))) => {
+                    tracing::error!(%fault, "the agents' door fell shut");
+                    Ended::Broken
+                }
+                Some(Err(error)) => {
+                    tracing::error!(%error, "the agents' door fell shut");
+                    Ended::Broken
+                }
+            },
+        }
+    }
+}
+
+async fn reload(house: &House) {
+    match house.reload().await {
+        Ok(()) => tracing::info!("contracts and grants were read again"),
+        Err(errors) => {
+            for error in &errors {
+                tracing::error!(%error, "not loaded");
+            }
+            tracing::error!(errors = errors.len(), "the old contracts and grants stay in force");
+        }
+    }
+}
+
+fn open(config: Config) -> Result<House, Failure> {
+    House::open(config, Clock::System).map_err(|error| {
+        if let server::OpenError::Config(errors) = &error {
+            // a server that does not start says why in its log too
+            tracing::error!(errors = errors.len(), "the files of this house have errors");
+        }
+        Failure::from(error)
+    })
+}
+
+async fn listen(address: &mut std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    let failed = |error: std::io::Error| {
+        let failure = Failure::io(format!("cannot listen on {address}"), &error);
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                failure.hint("another server has that port; `countersign status` tells of ours")
+            }
+            _ => failure,
+        }
+    };
+    let listener = TcpListener::bind(*address).await.map_err(failed)?;
+    *address = listener.local_addr().map_err(failed)?;
+    Ok(listener)
+}
