@@ -20,7 +20,7 @@ use tokio::{
 use tower::Service;
 
 use super::{
-    Change, Listing, Outcome, Status,
+    Change, Host, Listing, Outcome, Status,
     backoff::Backoff,
     breaker::Circuit,
     endpoint::Endpoint,
@@ -133,6 +133,15 @@ impl Upstream {
     fn failed(&self, why: &str) {
         tracing::warn!(upstream = %self.house.name, "{why}");
         self.known(|known| known.last_error = Some(why.to_owned()));
+    }
+
+    /// Says who decides, and that somebody will keep a connection from now on; false the second time.
+    pub(super) fn begin(&self, host: &Arc<dyn Host>) -> bool {
+        let first = self.house.open(host);
+        if first {
+            self.phase.send_replace(Phase::Connecting);
+        }
+        first
     }
 
     /// Connects, without comparing tools.

@@ -180,7 +180,7 @@ impl Upstreams {
     pub fn start(&self, host: Arc<dyn Host>) {
         let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
         for road in self.roads.values() {
-            if road.upstream.house.open(&host) {
+            if road.upstream.begin(&host) {
                 keepers.spawn(Arc::clone(&road.upstream).keep());
             }
         }
