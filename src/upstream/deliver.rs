@@ -163,31 +163,38 @@ impl Upstream {
     pub(super) async fn keep(self: Arc<Self>) {
         let mut stop = self.stop.subscribe();
         let mut backoff = Backoff::default();
+        let mut at_once = true;
         while !*stop.borrow_and_update() {
             self.phase.send_replace(Phase::Connecting);
             let opened = tokio::select! {
                 opened = self.ready() => opened,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            let why = match opened {
+            let (why, session_over) = match opened {
                 Ok(connection) => {
                     let since = Instant::now();
                     self.phase.send_replace(Phase::Ready(Arc::clone(&connection)));
                     tracing::info!(upstream = %self.house.name, protocol = connection.peer.version, "connected");
                     let why = self.attend(&connection).await;
+                    let session_over = !self.is_current(&connection);
                     self.phase.send_replace(Phase::Connecting);
                     connection.close().await;
                     if since.elapsed() >= STABLE {
                         backoff = Backoff::default();
                     }
-                    why
+                    (why, session_over)
                 }
-                Err(why) => why,
+                Err(why) => (why, false),
             };
             if *stop.borrow() {
                 break;
             }
             self.failed(&why);
+            // a session that a server has forgotten is begun again without a wait, but not in a circle
+            if std::mem::replace(&mut at_once, true) && session_over {
+                at_once = false;
+                continue;
+            }
             let until = Instant::now() + backoff.next();
             self.phase.send_replace(Phase::Waiting { until, why });
             tokio::select! {
