@@ -237,15 +237,18 @@ impl Upstream {
         let mut refresh = Instant::now() + self.config.refresh;
         let mut trouble = Backoff::default();
         let mut again = None::<Instant>;
-        let mut uris = self.wanted();
+        // of the handshake era, resources are watched one by one, and there is one stream for all
+        let listened = |wanted: Vec<String>| if connection.peer.modern { wanted } else { Vec::new() };
+        let mut uris = listened(self.wanted());
         let mut listening: BoxFuture<'_, ()> = Box::pin(self.listen(connection, uris.clone()));
         loop {
             if !self.is_current(connection) {
                 return "the session is over".to_owned();
             }
             self.resubscribe(connection).await;
-            if uris != self.wanted() {
-                uris = self.wanted();
+            let wanted = listened(self.wanted());
+            if uris != wanted {
+                uris = wanted;
                 listening = Box::pin(self.listen(connection, uris.clone()));
             }
             let now = Instant::now();

@@ -559,7 +559,8 @@ async fn answers_that_cannot_be_trusted_end_unknown_and_are_never_asked_for_agai
     let bad_event = |_: &Seen| Say::Hang(format!("{STREAM}data: nonsense\n\n").into_bytes());
     let flood = |_: &Seen| Say::Flood(STREAM.as_bytes().to_vec(), b": x\n\n".repeat(1000));
     let line = |_: &Seen| Say::Flood(STREAM.as_bytes().to_vec(), vec![b'x'; 4096]);
-    let cases: Vec<(&str, Box<dyn Fn(&Seen) -> Say + Send + Sync>, &str)> = vec![
+    type Script = Box<dyn Fn(&Seen) -> Say + Send + Sync>;
+    let cases: Vec<(&str, Script, &str)> = vec![
         ("other id", Box::new(other), "bad_answer"),
         ("garbage", Box::new(garbage), "bad_answer"),
         ("duplicate member", Box::new(double), "bad_answer"),
@@ -682,6 +683,7 @@ async fn sessions(calls: usize, on_call: impl Fn(&Seen) -> Say + Send + Sync + '
                 )
             }
             "server/discover" => Say::Status(400, "text/plain", "no session".to_owned()),
+            _ if seen.headers.contains_key("last-event-id") => on_call(seen),
             _ if seen.method == "GET" => Say::Status(405, "text/plain", String::new()),
             _ if !fits => Say::Status(404, "text/plain", String::new()),
             "tools/list" => result(seen, r#"{"tools":[{"name":"echo"}]}"#),
@@ -710,6 +712,28 @@ async fn a_session_that_ended_is_begun_again_and_the_call_sent_once_more() {
     assert!(!call.headers.contains_key("mcp-method"));
     assert_eq!(server.calls().len(), 3);
     assert_eq!(bench.house.comparisons.load(Ordering::SeqCst), 2, "compared in the new session");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_hung_up_on_is_taken_up_where_it_was() {
+    let asked = Mutex::new(String::new());
+    let server = sessions(9, move |seen| match seen.headers.get("last-event-id").map(String::as_str) {
+        None => {
+            *asked.lock().unwrap() = seen.id().to_owned();
+            Say::Raw(format!("{STREAM}id: e1\nretry: 5\ndata:\n\ndata: {{\"half").into_bytes())
+        }
+        Some(from) => {
+            let id = asked.lock().unwrap();
+            Say::Raw(
+                format!("{STREAM}data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"from\":\"{from}\"}}}}\n\n")
+                    .into_bytes(),
+            )
+        }
+    })
+    .await;
+    let bench = Bench::new(server.config(), FakeHouse::default()).ready().await;
+    assert_eq!(text(&bench.echo("{}").await), r#"{"from":"e1"}"#);
+    assert_eq!(server.calls().len(), 1, "the call itself was sent once");
 }
 
 #[tokio::test]
