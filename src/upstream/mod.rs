@@ -2,6 +2,11 @@
 //!
 //! [`Upstreams::forward`] takes a [`Recorded`] and nothing else: there is no other way to have a tool
 //! server do something. Lists and subscriptions, which do nothing, go through a closed enum of their own.
+//!
+//! A call goes down through `queue` (places and a bounded wait), `breaker` and `deliver` (a connection
+//! whose tools were compared) to `peer` (one connection, of either protocol generation), which builds its
+//! message in `outgoing` and sends it over `stdio` or `http`. What comes back is read in `message`; what
+//! an upstream tells or asks meanwhile goes through `house`.
 
 mod backoff;
 mod breaker;

@@ -337,6 +337,34 @@ async fn stopping_ends_calls_and_the_child() {
     assert_eq!(bench.upstream.status().state, "stopped");
 }
 
+#[tokio::test]
+async fn a_child_without_a_handshake_is_spoken_to_without_one() {
+    let script = r#"
+while IFS= read -r line; do
+  id=${line#*'"id":'}; id=${id%%,*}
+  case "$line" in
+    *'"method":"server/discover"'*) printf '%s\n' '{"jsonrpc":"2.0","id":'$id',"result":{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true}}}}';;
+    *'"method":"tools/list"'*) printf '%s\n' '{"jsonrpc":"2.0","id":'$id',"result":{"tools":[{"name":"echo"}]}}';;
+    *'"method":"subscriptions/listen"'*) printf '%s\n' '{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":'$id'}}}';;
+    *'"method":"tools/call"'*) printf '%s\n' '{"jsonrpc":"2.0","id":'$id',"result":{"got":'"$line"'}}';;
+    *) exit 1;;
+  esac
+done
+"#;
+    let bench = Bench::new(config(child(script)), FakeHouse::default()).ready().await.ready_again().await;
+    assert_eq!(bench.upstream.status().protocol.as_deref(), Some("2026-07-28"));
+    let (call, _notices, _cancel) = FakeCall::new(tool("up", "echo"), "{}")
+        .linked(ClientSide { log_level: Some("info".to_owned()), ..ClientSide::default() });
+    let outcome = bench.send(call).await;
+    for part in [
+        r#""io.modelcontextprotocol/protocolVersion":"2026-07-28""#,
+        r#""io.modelcontextprotocol/clientCapabilities":{}"#,
+        r#""io.modelcontextprotocol/logLevel":"info""#,
+    ] {
+        assert!(text(&outcome).contains(part), "{outcome:?}");
+    }
+}
+
 // ---- HTTP
 
 /// A request as the scripted server saw it.
