@@ -44,14 +44,14 @@ impl Circuit {
     }
 
     /// Lets a call through, or says how long to wait.
-    fn enter(self: &Arc<Self>) -> Result<Entered, Duration> {
+    fn enter(self: &Arc<Self>, now: Instant) -> Result<Entered, Duration> {
         self.with(|state| match state.open_until {
             None => Ok(false),
-            Some(until) if until <= Instant::now() && !state.probing => {
+            Some(until) if until <= now && !state.probing => {
                 state.probing = true;
                 Ok(true)
             }
-            Some(until) => Err(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100))),
+            Some(until) => Err(until.saturating_duration_since(now).max(Duration::from_millis(100))),
         })
         .map(|probe| Entered { circuit: Arc::clone(self), probe })
     }
@@ -64,14 +64,14 @@ struct Entered {
 }
 
 impl Entered {
-    fn ended(&self, health: Health) {
+    fn ended(&self, health: Health, now: Instant) {
         self.circuit.with(|state| match health {
             Health::Good => *state = State::default(),
             Health::Neutral => {}
             Health::Bad => {
                 state.failures = state.failures.saturating_add(1);
                 if state.failures >= FAILURES || self.probe {
-                    state.open_until = Some(Instant::now() + state.backoff.next());
+                    state.open_until = Some(now + state.backoff.next());
                 }
             }
         });
@@ -120,12 +120,12 @@ where
     }
 
     fn call(&mut self, call: C) -> Self::Future {
-        match self.circuit.enter() {
+        match self.circuit.enter(Instant::now()) {
             Ok(entered) => {
                 let ending = self.inner.call(call);
                 Box::pin(async move {
                     let ended = ending.await?;
-                    entered.ended(ended.health);
+                    entered.ended(ended.health, Instant::now());
                     Ok(ended)
                 })
             }
@@ -145,37 +145,39 @@ where
 mod tests {
     use super::*;
 
-    fn fail(circuit: &Arc<Circuit>) {
-        circuit.enter().map(|entered| entered.ended(Health::Bad)).unwrap();
+    fn fail(circuit: &Arc<Circuit>, now: Instant) {
+        circuit.enter(now).map(|entered| entered.ended(Health::Bad, now)).unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_opens_after_a_row_of_failures_and_probes_with_one_call() {
+    #[test]
+    fn it_opens_after_a_row_of_failures_and_probes_with_one_call() {
+        let now = Instant::now();
         let circuit = Arc::new(Circuit::default());
-        (0..4).for_each(|_| fail(&circuit));
-        circuit.enter().unwrap().ended(Health::Good);
-        (0..4).for_each(|_| fail(&circuit));
+        (0..4).for_each(|_| fail(&circuit, now));
+        circuit.enter(now).unwrap().ended(Health::Good, now);
+        (0..4).for_each(|_| fail(&circuit, now));
         assert!(!circuit.is_open(), "a success starts the count again");
-        fail(&circuit);
+        fail(&circuit, now);
         assert!(circuit.is_open());
-        assert!(circuit.enter().is_err());
-        tokio::time::advance(Duration::from_secs(2)).await;
-        let probe = circuit.enter().unwrap();
-        assert!(circuit.enter().is_err(), "one probe at a time");
-        probe.ended(Health::Bad);
+        assert!(circuit.enter(now).is_err());
+        let now = now + Duration::from_secs(2);
+        let probe = circuit.enter(now).unwrap();
+        assert!(circuit.enter(now).is_err(), "one probe at a time");
+        probe.ended(Health::Bad, now);
         drop(probe);
-        assert!(circuit.enter().is_err(), "a failed probe opens it again");
-        tokio::time::advance(Duration::from_secs(60)).await;
-        circuit.enter().unwrap().ended(Health::Good);
+        assert!(circuit.enter(now).is_err(), "a failed probe opens it again");
+        let now = now + Duration::from_secs(60);
+        circuit.enter(now).unwrap().ended(Health::Good, now);
         assert!(!circuit.is_open());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_is_dropped_lets_the_next_one_try() {
+    #[test]
+    fn a_probe_that_is_dropped_lets_the_next_one_try() {
+        let now = Instant::now();
         let circuit = Arc::new(Circuit::default());
-        (0..5).for_each(|_| fail(&circuit));
-        tokio::time::advance(Duration::from_secs(60)).await;
-        drop(circuit.enter().unwrap());
-        assert!(circuit.enter().is_ok());
+        (0..5).for_each(|_| fail(&circuit, now));
+        let now = now + Duration::from_secs(60);
+        drop(circuit.enter(now).unwrap());
+        assert!(circuit.enter(now).is_ok());
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 use tower::Service;
 
 use super::{
-    Change, Listing, Outcome, Status,
+    Change, Host, Listing, Outcome, Status,
     backoff::Backoff,
     breaker::Circuit,
     endpoint::Endpoint,
@@ -135,6 +135,15 @@ impl Upstream {
         self.known(|known| known.last_error = Some(why.to_owned()));
     }
 
+    /// Says who decides, and that somebody will keep a connection from now on; false the second time.
+    pub(super) fn begin(&self, host: &Arc<dyn Host>) -> bool {
+        let first = self.house.open(host);
+        if first {
+            self.phase.send_replace(Phase::Connecting);
+        }
+        first
+    }
+
     /// Connects, without comparing tools.
     pub(super) async fn open(&self) -> Result<Connection, String> {
         let endpoint = self.endpoint.as_ref().map(Result::as_ref).transpose().map_err(Clone::clone)?;
@@ -154,31 +163,38 @@ impl Upstream {
     pub(super) async fn keep(self: Arc<Self>) {
         let mut stop = self.stop.subscribe();
         let mut backoff = Backoff::default();
+        let mut at_once = true;
         while !*stop.borrow_and_update() {
             self.phase.send_replace(Phase::Connecting);
             let opened = tokio::select! {
                 opened = self.ready() => opened,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            let why = match opened {
+            let (why, session_over) = match opened {
                 Ok(connection) => {
                     let since = Instant::now();
                     self.phase.send_replace(Phase::Ready(Arc::clone(&connection)));
                     tracing::info!(upstream = %self.house.name, protocol = connection.peer.version, "connected");
                     let why = self.attend(&connection).await;
+                    let session_over = !self.is_current(&connection);
                     self.phase.send_replace(Phase::Connecting);
                     connection.close().await;
                     if since.elapsed() >= STABLE {
                         backoff = Backoff::default();
                     }
-                    why
+                    (why, session_over)
                 }
-                Err(why) => why,
+                Err(why) => (why, false),
             };
             if *stop.borrow() {
                 break;
             }
             self.failed(&why);
+            // a session that a server has forgotten is begun again without a wait, but not in a circle
+            if std::mem::replace(&mut at_once, true) && session_over {
+                at_once = false;
+                continue;
+            }
             let until = Instant::now() + backoff.next();
             self.phase.send_replace(Phase::Waiting { until, why });
             tokio::select! {
@@ -221,15 +237,18 @@ impl Upstream {
         let mut refresh = Instant::now() + self.config.refresh;
         let mut trouble = Backoff::default();
         let mut again = None::<Instant>;
-        let mut uris = self.wanted();
+        // of the handshake era, resources are watched one by one, and there is one stream for all
+        let listened = |wanted: Vec<String>| if connection.peer.modern { wanted } else { Vec::new() };
+        let mut uris = listened(self.wanted());
         let mut listening: BoxFuture<'_, ()> = Box::pin(self.listen(connection, uris.clone()));
         loop {
             if !self.is_current(connection) {
                 return "the session is over".to_owned();
             }
             self.resubscribe(connection).await;
-            if uris != self.wanted() {
-                uris = self.wanted();
+            let wanted = listened(self.wanted());
+            if uris != wanted {
+                uris = wanted;
                 listening = Box::pin(self.listen(connection, uris.clone()));
             }
             let now = Instant::now();

@@ -2,6 +2,11 @@
 //!
 //! [`Upstreams::forward`] takes a [`Recorded`] and nothing else: there is no other way to have a tool
 //! server do something. Lists and subscriptions, which do nothing, go through a closed enum of their own.
+//!
+//! A call goes down through `queue` (places and a bounded wait), `breaker` and `deliver` (a connection
+//! whose tools were compared) to `peer` (one connection, of either protocol generation), which builds its
+//! message in `outgoing` and sends it over `stdio` or `http`. What comes back is read in `message`; what
+//! an upstream tells or asks meanwhile goes through `house`.
 
 mod backoff;
 mod breaker;
@@ -180,7 +185,7 @@ impl Upstreams {
     pub fn start(&self, host: Arc<dyn Host>) {
         let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
         for road in self.roads.values() {
-            if road.upstream.house.open(&host) {
+            if road.upstream.begin(&host) {
                 keepers.spawn(Arc::clone(&road.upstream).keep());
             }
         }

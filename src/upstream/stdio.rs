@@ -150,25 +150,6 @@ impl Stdio {
         Ok(connection)
     }
 
-    /// The same over any pair of streams.
-    #[cfg(test)]
-    pub(super) fn over<R, W>(house: &Arc<House>, stdin: W, stdout: R, most: usize) -> Self
-    where
-        R: AsyncRead + Unpin + Send + 'static,
-        W: AsyncWrite + Unpin + Send + 'static,
-    {
-        let (connection, wire) = Self::prepare(house, most, Duration::from_secs(5));
-        let task = tokio::spawn(async move {
-            let Wire { mut inbox, mut reader, pending, ended, stopped: _ } = wire;
-            let gone = talk(&mut inbox, &mut reader, stdin, stdout).await;
-            drop(inbox);
-            pending.end(&gone);
-            ended.send_replace(Some(gone));
-        });
-        *connection.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
-        connection
-    }
-
     fn prepare(house: &Arc<House>, most: usize, patience: Duration) -> (Self, Wire) {
         let (lines, inbox) = mpsc::channel(64);
         let (ended, when_ended) = watch::channel(None);
