@@ -140,7 +140,7 @@ function header(request, name) {
     if (sealed[1].length % 4 !== 0) throw new RpcError(-32020, `the header ${name} is not base64`, undefined, 400);
     return Buffer.from(sealed[1], 'base64').toString();
   }
-  if (value?.startsWith('=?base64?')) throw new RpcError(-32020, `the header ${name} is not base64`, undefined, 400);
+  if (value?.startsWith('=?base64?') && value.endsWith('?=')) throw new RpcError(-32020, `the header ${name} is not base64`, undefined, 400);
   return value;
 }
 
@@ -272,8 +272,9 @@ createServer(async (request, response) => {
   }
   const told = request.headers['mcp-protocol-version'];
   const legacyVersion = told !== undefined && told < MODERN && schemas.SUPPORTED_PROTOCOL_VERSIONS.includes(told);
-  const hasEnvelope = message?.params?._meta?.[KEY('protocolVersion')] !== undefined || request.headers['mcp-method'] !== undefined;
-  const isModern = request.method === 'POST' && !legacyVersion && !request.headers['mcp-session-id'] && (hasEnvelope || told !== undefined);
+  const hasEnvelope = message?.params?._meta?.[KEY('protocolVersion')] !== undefined;
+  const named = told !== undefined || request.headers['mcp-method'] !== undefined;
+  const isModern = request.method === 'POST' && !legacyVersion && !request.headers['mcp-session-id'] && named;
   try {
     await (isModern || hasEnvelope ? modern(request, response, message) : legacy(request, response, message));
   } catch (problem) {
