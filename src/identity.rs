@@ -1,25 +1,60 @@
 //! Who is calling: credentials in, principals out.
 //!
-//! A credential is an EdDSA JWT (RFC 7519, RFC 8037) that this server signed, for itself as audience. It
-//! is good while it has not expired and the ledger does not say that it was revoked.
+//! A credential is an EdDSA JWT (RFC 7519, RFC 8037) that this server signed, for itself as audience
+//! (RFC 8707). It is good while it has not expired and the ledger holds it issued and not revoked. The
+//! signature of a token is checked once and remembered by the token's digest; expiry and revocation are
+//! checked at every call.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    call::{Fault, Identified},
-    clock::Clock,
-    ledger::Ledger,
+    call::{Fault, Identified, Principal},
+    clock::{Clock, Timestamp, ulid},
+    json::Digest,
+    ledger::{Event, Ledger},
+    secret_file,
 };
+
+/// The `iss` of our own tokens.
+pub const ISSUER: &str = "countersign";
+
+/// The `typ` of our own tokens (RFC 9068 gives it to access tokens).
+const TYPE: &str = "at+jwt";
+
+/// Verified tokens that are remembered at most; beyond it the memory starts anew.
+const REMEMBERED: usize = 10_000;
+
+/// Longest token that is looked at, bytes.
+const LONGEST: usize = 8 << 10;
 
 /// Judges credentials, and issues our own.
 pub struct Identity {
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    validation: Validation,
+    audience: String,
+    max_ttl: Duration,
+    remembered: RwLock<HashMap<Digest, Arc<Principal>>>,
     ledger: Ledger,
     clock: Clock,
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").finish_non_exhaustive()
+        f.debug_struct("Identity").field("audience", &self.audience).finish_non_exhaustive()
     }
 }
 
@@ -48,6 +83,19 @@ impl Unauthenticated {
     }
 }
 
+impl fmt::Display for Unauthenticated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "a bearer token is needed: `Authorization: Bearer …`",
+            Self::Invalid => "the token is not one of this server's",
+            Self::Expired => "the token has expired; ask for a new one",
+            Self::Revoked => "the token was revoked",
+        })
+    }
+}
+
+impl std::error::Error for Unauthenticated {}
+
 /// A token to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRequest {
@@ -61,28 +109,127 @@ pub struct TokenRequest {
     pub user: Option<String>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: String,
+    iat: i64,
+    exp: i64,
+    jti: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+}
+
 impl Identity {
     /// Reads the signing key from `data`, or makes one there (mode 0600). `audience` is the URL of `/mcp`.
     ///
     /// # Errors
     /// [`Fault`] when the key cannot be read, made or kept to ourselves.
-    pub fn open(
-        _data: &Path,
-        _audience: String,
-        _max_ttl: Duration,
-        ledger: Ledger,
-        clock: Clock,
-    ) -> Result<Self, Fault> {
-        Ok(Self { ledger, clock })
+    pub fn open(data: &Path, audience: String, max_ttl: Duration, ledger: Ledger, clock: Clock) -> Result<Self, Fault> {
+        let path = key_path(data);
+        let pkcs8 = secret_file::read_or_make(&path, || {
+            let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+                .map_err(|_| Fault("the machine could not make a signing key".to_owned()))?;
+            Ok(made.as_ref().to_vec())
+        })?;
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| {
+            Fault(format!("`{}` is no signing key; restore it, or remove it and issue new tokens", path.display()))
+        })?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_audience(&[&audience]);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        // expiry is judged by our own clock, at every call
+        validation.validate_exp = false;
+        Ok(Self {
+            signing: EncodingKey::from_ed_der(&pkcs8),
+            verifying: DecodingKey::from_ed_der(pair.public_key().as_ref()),
+            validation,
+            audience,
+            max_ttl,
+            remembered: RwLock::default(),
+            ledger,
+            clock,
+        })
     }
 
     /// Judges a bearer token (without the word `Bearer`).
     ///
     /// # Errors
     /// Why it is not accepted.
-    pub fn authenticate(&self, _token: Option<&str>) -> Result<Identified, Unauthenticated> {
-        let _now = (self.clock.now(), self.ledger.size());
-        Err(Unauthenticated::Missing)
+    pub fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated> {
+        let token = token.ok_or(Unauthenticated::Missing)?;
+        if token.len() > LONGEST {
+            return Err(Unauthenticated::Invalid);
+        }
+        let digest = Digest::of(token.as_bytes());
+        let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        let principal = match known {
+            Some(principal) => principal,
+            None => self.verify(token, digest)?,
+        };
+        self.current(&principal)?;
+        Ok(Identified::vouch(principal))
+    }
+
+    /// Looks again at a principal that was identified before, for work that outlasts one request.
+    ///
+    /// # Errors
+    /// Why its credential is not accepted any more.
+    pub fn again(&self, principal: &Arc<Principal>) -> Result<Identified, Unauthenticated> {
+        self.current(principal)?;
+        Ok(Identified::vouch(Arc::clone(principal)))
+    }
+
+    fn verify(&self, token: &str, digest: Digest) -> Result<Arc<Principal>, Unauthenticated> {
+        let decoded = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation)
+            .map_err(|_| Unauthenticated::Invalid)?;
+        if decoded.header.typ.as_deref() != Some(TYPE) {
+            return Err(Unauthenticated::Invalid);
+        }
+        let claims = decoded.claims;
+        let time = |seconds| Timestamp::from_second(seconds).map_err(|_| Unauthenticated::Invalid);
+        let principal = Arc::new(Principal {
+            agent: claims.sub,
+            issuer: claims.iss,
+            user: claims.user,
+            task: claims.task,
+            teams: Vec::new(),
+            scopes: Vec::new(),
+            workload: None,
+            credential: claims.jti,
+            issued: time(claims.iat)?,
+            expires: time(claims.exp)?,
+        });
+        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(digest, Arc::clone(&principal));
+        Ok(principal)
+    }
+
+    /// What can change after a token was signed: its time runs out, or it is revoked.
+    fn current(&self, principal: &Principal) -> Result<(), Unauthenticated> {
+        if principal.credential == STDIO {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        if now < principal.issued {
+            return Err(Unauthenticated::Invalid);
+        }
+        if now >= principal.expires {
+            return Err(Unauthenticated::Expired);
+        }
+        match self.ledger.views().token(&principal.credential) {
+            Some(token) if token.revoked => Err(Unauthenticated::Revoked),
+            Some(token) if token.agent == principal.agent => Ok(()),
+            // signed by our key, yet the ledger does not know it: not issued by this house
+            _ => Err(Unauthenticated::Invalid),
+        }
     }
 
     /// The agent that the operator named on the command line of a stdio server: no token, the process is its own.
@@ -90,32 +237,288 @@ impl Identity {
     /// # Errors
     /// [`Fault`] when `agent` is no agent's name.
     pub fn named(&self, agent: &str) -> Result<Identified, Fault> {
-        Err(Fault(format!("`{agent}` is no agent's name")))
+        agent_name(agent)?;
+        Ok(Identified::vouch(Arc::new(Principal {
+            agent: agent.to_owned(),
+            issuer: format!("{ISSUER}:stdio"),
+            user: None,
+            task: None,
+            teams: Vec::new(),
+            scopes: Vec::new(),
+            workload: None,
+            credential: STDIO.to_owned(),
+            issued: self.clock.now(),
+            expires: Timestamp::MAX,
+        })))
     }
 
     /// Signs a token and records that it was issued.
     ///
     /// # Errors
     /// [`Fault`] when the request is out of bounds or cannot be recorded.
-    pub async fn issue(&self, _request: TokenRequest) -> Result<String, Fault> {
-        Err(Fault("not yet".to_owned()))
+    pub async fn issue(&self, request: TokenRequest) -> Result<String, Fault> {
+        agent_name(&request.agent)?;
+        for (what, text) in [("task", &request.task), ("user", &request.user)] {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.is_empty() || text.len() > 256 || text.chars().any(char::is_control))
+            {
+                return Err(Fault(format!("a {what} is 1 to 256 bytes without control characters")));
+            }
+        }
+        if request.ttl > self.max_ttl || request.ttl.as_secs() == 0 {
+            return Err(Fault(format!(
+                "a token lives between 1 second and {} seconds (`identity.max_ttl`); ask for less",
+                self.max_ttl.as_secs()
+            )));
+        }
+        let now = self.clock.now();
+        let issued = now.as_second();
+        let lifetime = i64::try_from(request.ttl.as_secs()).unwrap_or(i64::MAX);
+        let expires = issued.saturating_add(lifetime);
+        let credential = format!("tok_{}", ulid(now).map_err(|error| Fault(error.to_string()))?);
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            sub: request.agent.clone(),
+            aud: self.audience.clone(),
+            iat: issued,
+            exp: expires,
+            jti: credential.clone(),
+            task: request.task.clone(),
+            user: request.user.clone(),
+        };
+        let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let token = jsonwebtoken::encode(&header, &claims, &self.signing)
+            .map_err(|_| Fault("the token could not be signed".to_owned()))?;
+        let expires = Timestamp::from_second(expires).map_err(|_| Fault("the token would outlive time".to_owned()))?;
+        self.ledger
+            .note(Event::TokenIssued {
+                credential,
+                agent: request.agent,
+                user: request.user,
+                task: request.task,
+                expires,
+            })
+            .await?;
+        Ok(token)
     }
 
     /// Revokes every token that the agent has, or the one whose id is given. Holds from the next call on.
     ///
     /// # Errors
-    /// [`Fault`] when it cannot be recorded.
-    pub async fn revoke(&self, _agent: &str, _credential: Option<&str>) -> Result<(), Fault> {
-        Err(Fault("not yet".to_owned()))
+    /// [`Fault`] when it cannot be recorded, or the agent has no such token.
+    pub async fn revoke(&self, agent: &str, credential: Option<&str>) -> Result<(), Fault> {
+        agent_name(agent)?;
+        if let Some(credential) = credential {
+            let known = self.ledger.views().token(credential).is_some_and(|token| token.agent == agent);
+            if !known {
+                return Err(Fault(format!("agent `{agent}` has no living token `{credential}`")));
+            }
+        }
+        let event = Event::TokenRevoked { agent: agent.to_owned(), credential: credential.map(str::to_owned) };
+        self.ledger.note(event).await.map(|_seq| ())
     }
 
     /// The audience of our tokens: the URL of `/mcp`, RFC 8707.
     pub fn audience(&self) -> &str {
-        ""
+        &self.audience
     }
 
-    /// Protected resource metadata, RFC 9728, as JSON.
+    /// Where protected resource metadata is served: the audience's origin, the well-known path, the resource's path.
+    pub fn metadata_url(&self) -> String {
+        let scheme_end = self.audience.find("://").map_or(0, |at| at + 3);
+        let path_start = self.audience.get(scheme_end..).and_then(|rest| rest.find('/')).map(|at| scheme_end + at);
+        let (origin, path) = self.audience.split_at(path_start.unwrap_or(self.audience.len()));
+        format!("{origin}/.well-known/oauth-protected-resource{path}")
+    }
+
+    /// Protected resource metadata, RFC 9728, as JSON. There is no authorization server to name: tokens
+    /// come from the operator.
     pub fn metadata(&self) -> String {
-        String::new()
+        serde_json::json!({
+            "resource": self.audience,
+            "resource_name": "Countersign",
+            "bearer_methods_supported": ["header"],
+        })
+        .to_string()
+    }
+}
+
+/// The credential of a principal that came by standard input and output.
+const STDIO: &str = "stdio";
+
+fn key_path(data: &Path) -> PathBuf {
+    data.join("token.key")
+}
+
+/// An agent's name: 1 to 128 of letters, digits and `. _ - @ : /`, beginning with a letter or digit.
+///
+/// # Errors
+/// [`Fault`] that says so.
+pub fn agent_name(text: &str) -> Result<(), Fault> {
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@:/".contains(&byte));
+    if first && rest && text.len() <= 128 {
+        Ok(())
+    } else {
+        Err(Fault(format!(
+            "`{}` is no agent's name: use 1 to 128 letters, digits and `._-@:/`, beginning with a letter or digit",
+            text.escape_debug()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use jsonwebtoken::EncodingKey;
+
+    use super::*;
+    use crate::ledger::Options;
+
+    struct House {
+        folder: tempfile::TempDir,
+        clock: Clock,
+        identity: Identity,
+    }
+
+    fn options() -> Options {
+        Options { origin: "test.example/log".to_owned(), batched_reads: false, keep_payloads: true }
+    }
+
+    fn house_at(folder: tempfile::TempDir, clock: Clock, audience: &str) -> House {
+        let (ledger, _) = Ledger::open(folder.path(), options(), clock.clone()).unwrap();
+        let day = Duration::from_secs(86_400);
+        let identity = Identity::open(folder.path(), audience.to_owned(), day, ledger, clock.clone()).unwrap();
+        House { folder, clock, identity }
+    }
+
+    fn house() -> House {
+        let clock = Clock::fixed(Timestamp::from_second(1_800_000_000).unwrap());
+        house_at(tempfile::tempdir().unwrap(), clock, "http://127.0.0.1:7400/mcp")
+    }
+
+    fn request(agent: &str) -> TokenRequest {
+        TokenRequest {
+            agent: agent.to_owned(),
+            ttl: Duration::from_secs(60),
+            task: Some("t1".into()),
+            user: Some("ann".into()),
+        }
+    }
+
+    fn refusal(identity: &Identity, token: &str) -> Unauthenticated {
+        identity.authenticate(Some(token)).unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_token_says_who_calls_for_whom_and_in_which_task() {
+        let house = house();
+        let token = house.identity.issue(request("demo")).await.unwrap();
+        for _ in 0..2 {
+            let who = house.identity.authenticate(Some(&token)).unwrap();
+            let principal = who.principal();
+            assert_eq!(principal.agent, "demo");
+            assert_eq!(principal.user.as_deref(), Some("ann"));
+            assert_eq!(principal.task.as_deref(), Some("t1"));
+        }
+        assert_eq!(house.identity.authenticate(None).unwrap_err(), Unauthenticated::Missing);
+    }
+
+    #[tokio::test]
+    async fn a_token_ends_when_its_time_is_over() {
+        let house = house();
+        let token = house.identity.issue(request("demo")).await.unwrap();
+        house.identity.authenticate(Some(&token)).unwrap();
+        house.clock.advance(jiff::SignedDuration::from_secs(60));
+        assert_eq!(refusal(&house.identity, &token), Unauthenticated::Expired);
+        house.clock.advance(jiff::SignedDuration::from_secs(-120));
+        assert_eq!(refusal(&house.identity, &token), Unauthenticated::Invalid, "not valid before it was issued");
+    }
+
+    #[tokio::test]
+    async fn a_revocation_takes_effect_on_the_next_call_and_survives_a_restart() {
+        let house = house();
+        let first = house.identity.issue(request("demo")).await.unwrap();
+        let second = house.identity.issue(request("demo")).await.unwrap();
+        let other = house.identity.issue(request("other")).await.unwrap();
+        let who = house.identity.authenticate(Some(&first)).unwrap();
+        house.identity.revoke("demo", Some(&who.principal().credential)).await.unwrap();
+        assert_eq!(refusal(&house.identity, &first), Unauthenticated::Revoked);
+        assert_eq!(house.identity.again(who.principal()).unwrap_err(), Unauthenticated::Revoked);
+        house.identity.authenticate(Some(&second)).unwrap();
+        house.identity.revoke("demo", None).await.unwrap();
+        assert_eq!(refusal(&house.identity, &second), Unauthenticated::Revoked);
+        house.identity.authenticate(Some(&other)).unwrap();
+        let third = house.identity.issue(request("demo")).await.unwrap();
+        house.identity.authenticate(Some(&third)).unwrap();
+        house.identity.ledger.close().await;
+        let House { folder, clock, identity } = house;
+        let audience = identity.audience().to_owned();
+        drop(identity);
+        let house = house_at(folder, clock, &audience);
+        assert_eq!(refusal(&house.identity, &first), Unauthenticated::Revoked);
+        house.identity.authenticate(Some(&third)).unwrap();
+        assert!(house.identity.revoke("other", Some("tok_nope")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn forged_and_foreign_tokens_are_refused() {
+        let house = house();
+        let token = house.identity.issue(request("demo")).await.unwrap();
+        let parts: Vec<&str> = token.split('.').collect();
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let mut flipped = URL_SAFE_NO_PAD.decode(parts[2]).unwrap();
+        flipped[0] ^= 1;
+        let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+        let secret = EncodingKey::from_secret(house.identity.verifying.try_get_as_bytes().unwrap());
+        let with = |from: &str, to: &str| {
+            let claims: serde_json::Value = serde_json::from_str(&claims.replace(from, to)).unwrap();
+            let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::EdDSA) };
+            jsonwebtoken::encode(&header, &claims, &house.identity.signing).unwrap()
+        };
+        let own: serde_json::Value = serde_json::from_str(&claims).unwrap();
+        let bare = Header { typ: Some("JWT".to_owned()), ..Header::new(Algorithm::EdDSA) };
+        let rows = [
+            ("empty", String::new()),
+            ("no token at all", "abc".to_owned()),
+            ("`alg: none`", format!("{}.{}.", part(r#"{"alg":"none","typ":"at+jwt"}"#), parts[1])),
+            ("HS256 with the public key", jsonwebtoken::encode(&Header::new(Algorithm::HS256), &own, &secret).unwrap()),
+            ("a flipped signature bit", format!("{}.{}.{}", parts[0], parts[1], URL_SAFE_NO_PAD.encode(&flipped))),
+            ("other claims", format!("{}.{}.{}", parts[0], part(&claims.replace("demo", "root")), parts[2])),
+            ("another audience", with("7400", "7500")),
+            ("another issuer", with(r#""iss":"countersign""#, r#""iss":"elsewhere""#)),
+            ("another type", jsonwebtoken::encode(&bare, &own, &house.identity.signing).unwrap()),
+            ("never issued", with("tok_", "tok_0")),
+            ("another agent's token id", with("demo", "root")),
+            ("too long", "a".repeat(LONGEST + 1)),
+        ];
+        for (what, forged) in rows {
+            assert_eq!(refusal(&house.identity, &forged), Unauthenticated::Invalid, "{what}");
+        }
+        house.identity.authenticate(Some(&with("x", "x"))).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_token_request_out_of_bounds_is_refused_with_what_to_do() {
+        let house = house();
+        let rows: [(TokenRequest, &str); 5] = [
+            (request(""), "is no agent's name"),
+            (request("a b"), "is no agent's name"),
+            (TokenRequest { ttl: Duration::from_secs(86_401), ..request("demo") }, "max_ttl"),
+            (TokenRequest { ttl: Duration::ZERO, ..request("demo") }, "max_ttl"),
+            (TokenRequest { task: Some("a\nb".into()), ..request("demo") }, "a task is"),
+        ];
+        for (request, says) in rows {
+            let fault = house.identity.issue(request).await.unwrap_err();
+            assert!(fault.0.contains(says), "{fault}");
+        }
+    }
+
+    #[test]
+    fn the_metadata_is_where_rfc_9728_puts_it() {
+        let house = house();
+        assert_eq!(house.identity.metadata_url(), "http://127.0.0.1:7400/.well-known/oauth-protected-resource/mcp");
+        assert!(house.identity.metadata().contains(r#""resource":"http://127.0.0.1:7400/mcp""#));
     }
 }

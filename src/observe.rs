@@ -1,15 +1,316 @@
-//! What operators see: logs, metrics, health.
+//! What operators see: logs and metrics.
+//!
+//! Labels come from closed sets only (reason codes, outcomes, stages, the names of configured upstreams):
+//! nothing that an agent or a tool server says can make a new series, and no argument, token or secret is a label.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    io::IsTerminal,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
-/// Counters and histograms, rendered for Prometheus.
-#[derive(Debug, Default)]
-pub struct Metrics {}
+use arc_swap::ArcSwap;
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+
+use crate::upstream::Status;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The variable that says what is logged, in the language of tracing's filters: `info`, `countersign=debug`, …
+pub const LOG_VARIABLE: &str = "COUNTERSIGN_LOG";
+
+/// Sends this process's log to standard error; what of it, [`LOG_VARIABLE`] says, and `default` without it.
+/// Only the first call has an effect.
+pub fn start_logging(format: LogFormat, default: &str) {
+    let filter = std::env::var(LOG_VARIABLE).ok().and_then(|filter| EnvFilter::try_new(filter).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(BoxMakeWriter::new(std::io::stderr))
+        .with_ansi(std::io::stderr().is_terminal());
+    // an error means that a log is there already, which then stays
+    let _already = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}
+
+/// A stage of the road, for the time it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Judging the credential.
+    Authenticate,
+    /// Canonical form and contract.
+    Validate,
+    /// Grants.
+    Decide,
+    /// Writing the intent.
+    Record,
+    /// From the first byte out to the last byte in.
+    Forward,
+    /// Looking at what came back.
+    Inspect,
+    /// Writing the outcome.
+    Settle,
+}
+
+impl Stage {
+    const ALL: [Self; 7] =
+        [Self::Authenticate, Self::Validate, Self::Decide, Self::Record, Self::Forward, Self::Inspect, Self::Settle];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Authenticate => "authenticate",
+            Self::Validate => "validate",
+            Self::Decide => "decide",
+            Self::Record => "record",
+            Self::Forward => "forward",
+            Self::Inspect => "inspect",
+            Self::Settle => "settle",
+        }
+    }
+}
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Counters and histograms, rendered for Prometheus (OpenMetrics text).
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<Labels<2>, Counter>,
+    call_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    refused: Family<Labels<1>, Counter>,
+    unauthenticated: Family<Labels<1>, Counter>,
+    stages: [Histogram; Stage::ALL.len()],
+    upstream_up: Family<Labels<1>, Gauge>,
+    upstream_in_flight: Family<Labels<1>, Gauge>,
+    ledger_entries: Gauge,
+    ledger_healthy: Gauge,
+    policies: Gauge,
+    tools: Gauge,
+    quarantined: Gauge,
+    process_start: Gauge<f64, AtomicU64>,
+    /// What one upstream's calls count into, resolved once.
+    handles: ArcSwap<HashMap<String, Arc<Handles>>>,
+}
+
+#[derive(Debug)]
+struct Handles {
+    outcomes: [(&'static str, Counter); 4],
+    seconds: Histogram,
+}
+
+const OUTCOMES: [&str; 4] = ["ok", "tool_error", "upstream_error", "unknown"];
+
+fn latency() -> Histogram {
+    // 10 µs to 84 s
+    Histogram::new(exponential_buckets(0.000_01, 2.5, 18))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("countersign");
+        let calls = Family::default();
+        let call_seconds = Family::new_with_constructor(latency as fn() -> Histogram);
+        let (refused, unauthenticated) = (Family::default(), Family::default());
+        let stage_seconds = Family::<Labels<1>, Histogram, _>::new_with_constructor(latency as fn() -> Histogram);
+        let stages = Stage::ALL.map(|stage| stage_seconds.get_or_create(&[("stage", stage.word().to_owned())]).clone());
+        let (upstream_up, upstream_in_flight) = (Family::default(), Family::default());
+        let (ledger_entries, ledger_healthy) = (Gauge::default(), Gauge::default());
+        let (policies, tools, quarantined) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let process_start = Gauge::default();
+        registry.register("build", "the program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("calls", "calls that reached a tool server, by outcome", calls.clone());
+        registry.register_with_unit(
+            "call_duration",
+            "from the first byte to the tool server to the last byte back",
+            Unit::Seconds,
+            call_seconds.clone(),
+        );
+        registry.register("calls_refused", "calls refused, by reason code", refused.clone());
+        registry.register("unauthenticated", "requests without a good credential, by code", unauthenticated.clone());
+        registry.register_with_unit("stage_duration", "time a stage of the road took", Unit::Seconds, stage_seconds);
+        registry.register("upstream_up", "1 while the tool server is connected", upstream_up.clone());
+        registry.register("upstream_in_flight", "calls under way", upstream_in_flight.clone());
+        registry.register("ledger_entries", "durable entries in the ledger", ledger_entries.clone());
+        registry.register("ledger_healthy", "1 while the ledger can be written", ledger_healthy.clone());
+        registry.register("policies", "policies in force", policies.clone());
+        registry.register("tools", "tools on offer", tools.clone());
+        registry.register("tools_quarantined", "tools not offered because of their definition", quarantined.clone());
+        registry.register_with_unit(
+            "start_time",
+            "when the server started, since the Unix epoch",
+            Unit::Seconds,
+            process_start.clone(),
+        );
+        Self {
+            registry,
+            calls,
+            call_seconds,
+            refused,
+            unauthenticated,
+            stages,
+            upstream_up,
+            upstream_in_flight,
+            ledger_entries,
+            ledger_healthy,
+            policies,
+            tools,
+            quarantined,
+            process_start,
+            handles: ArcSwap::default(),
+        }
+    }
+}
+
+/// What is so at the moment of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// How each upstream fares.
+    pub upstreams: Vec<Status>,
+    /// Durable entries.
+    pub ledger_entries: u64,
+    /// The ledger can be written.
+    pub ledger_healthy: bool,
+    /// Policies in force.
+    pub policies: usize,
+    /// Tools on offer.
+    pub tools: usize,
+    /// Tools in quarantine.
+    pub quarantined: usize,
+}
 
 impl Metrics {
-    /// A call was refused with that code.
-    pub fn refused(&self, _code: &'static str) {}
+    /// The server started at that time.
+    pub fn started(&self, at: crate::clock::Timestamp) {
+        self.process_start.set(at.as_duration().as_secs_f64());
+    }
 
-    /// A call came back from an upstream.
-    pub fn settled(&self, _upstream: &str, _outcome: &'static str, _took: Duration) {}
+    /// A call was refused with that code.
+    pub fn refused(&self, code: &'static str) {
+        self.refused.get_or_create(&[("reason", code.to_owned())]).inc();
+    }
+
+    /// A request came without a good credential.
+    pub fn unauthenticated(&self, code: &'static str) {
+        self.unauthenticated.get_or_create(&[("reason", code.to_owned())]).inc();
+    }
+
+    /// A call came back from an upstream. `outcome` is one of the ledger's words
+    /// ([`crate::ledger::Settlement::word`]); another word counts as `unknown`.
+    pub fn settled(&self, upstream: &str, outcome: &'static str, took: Duration) {
+        let handles = self.handles.load();
+        let handles = match handles.get(upstream) {
+            Some(handles) => Arc::clone(handles),
+            None => self.resolve(upstream),
+        };
+        let counter = handles.outcomes.iter().find(|(word, _)| *word == outcome).or(handles.outcomes.last());
+        if let Some((_, counter)) = counter {
+            counter.inc();
+        }
+        handles.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A stage of the road took that long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        if let Some(histogram) = self.stages.get(stage as usize) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn render(&self, now: &Snapshot) -> String {
+        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for status in &now.upstreams {
+            let labels = [("upstream", status.name.as_str().to_owned())];
+            self.upstream_up.get_or_create(&labels).set(i64::from(status.state == "ready"));
+            self.upstream_in_flight.get_or_create(&labels).set(whole(status.in_flight));
+        }
+        self.ledger_entries.set(i64::try_from(now.ledger_entries).unwrap_or(i64::MAX));
+        self.ledger_healthy.set(i64::from(now.ledger_healthy));
+        self.policies.set(whole(now.policies));
+        self.tools.set(whole(now.tools));
+        self.quarantined.set(whole(now.quarantined));
+        let mut text = String::new();
+        // writing to a string cannot fail
+        let _written = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn resolve(&self, upstream: &str) -> Arc<Handles> {
+        let counter = |outcome: &'static str| {
+            let labels = [("upstream", upstream.to_owned()), ("outcome", outcome.to_owned())];
+            (outcome, self.calls.get_or_create(&labels).clone())
+        };
+        let seconds = self.call_seconds.get_or_create(&[("upstream", upstream.to_owned())]).clone();
+        let handles = Arc::new(Handles { outcomes: OUTCOMES.map(counter), seconds });
+        self.handles.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.insert(upstream.to_owned(), Arc::clone(&handles));
+            known
+        });
+        handles
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::UpstreamName;
+
+    #[test]
+    fn what_happened_is_in_the_text() {
+        let metrics = Metrics::default();
+        metrics.refused("not_granted");
+        metrics.refused("not_granted");
+        metrics.unauthenticated("token_expired");
+        metrics.settled("bank", "ok", Duration::from_millis(3));
+        metrics.settled("bank", "ok", Duration::from_millis(3));
+        metrics.settled("bank", "unknown", Duration::from_millis(3));
+        metrics.stage(Stage::Decide, Duration::from_micros(20));
+        let status = Status {
+            name: UpstreamName::new("bank").unwrap(),
+            state: "ready",
+            protocol: None,
+            in_flight: 2,
+            last_error: Some("hunter2".to_owned()),
+        };
+        let text = metrics.render(&Snapshot { upstreams: vec![status], ledger_entries: 7, ..Snapshot::default() });
+        for line in [
+            "countersign_calls_refused_total{reason=\"not_granted\"} 2",
+            "countersign_unauthenticated_total{reason=\"token_expired\"} 1",
+            "countersign_calls_total{upstream=\"bank\",outcome=\"ok\"} 2",
+            "countersign_calls_total{upstream=\"bank\",outcome=\"unknown\"} 1",
+            "countersign_call_duration_seconds_count{upstream=\"bank\"} 3",
+            "countersign_stage_duration_seconds_count{stage=\"decide\"} 1",
+            "countersign_upstream_up{upstream=\"bank\"} 1",
+            "countersign_upstream_in_flight{upstream=\"bank\"} 2",
+            "countersign_ledger_entries 7",
+            "countersign_ledger_healthy 0",
+        ] {
+            assert!(text.contains(line), "`{line}` is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+        assert!(!text.contains("hunter2"));
+    }
 }

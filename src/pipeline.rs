@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinSet;
+use tokio::{sync::broadcast, task::JoinSet};
 
 use crate::{
     call::{Fault, Identified, Operation, Principal, Received, Refused},
@@ -43,6 +43,15 @@ pub struct Pipeline {
     pub on_advertised: Box<dyn OnAdvertised>,
     /// Calls whose client went away before they ended.
     pub detached: Detached,
+    /// Tells the doors that what is offered changed; whoever replaces the catalog or the grants sends on it.
+    pub changed: broadcast::Sender<HouseChange>,
+}
+
+/// What changed in the house, for doors that tell their clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HouseChange {
+    /// The catalog or the grants were replaced.
+    Offers,
 }
 
 /// What to do when an upstream tells what tools it has; see [`Host::advertised`].
@@ -73,6 +82,7 @@ impl Pipeline {
         received: Received,
         who: Identified,
     ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
+        let now = self.clock.now();
         let call = received.authenticate(who);
         let grants = self.grants.load();
         let call = match call.validate(&self.catalog.load()) {
@@ -81,7 +91,7 @@ impl Pipeline {
                 let (refused, caller) = *stopped;
                 // a tool that no grant reaches is as unknown as one that is not there
                 let told = match &caller.tool {
-                    Some(tool) if grants.visibility(&caller.principal, tool).is_none() => Refused::UnknownTool,
+                    Some(tool) if grants.visibility(&caller.principal, tool, now).is_none() => Refused::UnknownTool,
                     _ => refused,
                 };
                 return Err(Box::new((told, caller, Basis::default())));
@@ -92,7 +102,7 @@ impl Pipeline {
             Decision::Hold(call) => Err(stopped(*call.refuse())),
             Decision::Deny(denied) => {
                 let (refused, call, basis) = *denied;
-                let hidden = grants.visibility(call.principal(), call.tool()).is_none();
+                let hidden = grants.visibility(call.principal(), call.tool(), now).is_none();
                 let told = if hidden { Refused::UnknownTool } else { refused };
                 Err(stopped((told, call, basis)))
             }
@@ -117,13 +127,13 @@ impl Pipeline {
 
     /// The tools that some grant could let this principal call, by name.
     pub fn offers(&self, principal: &Principal) -> Vec<(Arc<Tool>, Visibility)> {
-        let (catalog, grants) = (self.catalog.load(), self.grants.load());
-        catalog.tools().filter_map(|tool| Some((Arc::clone(tool), grants.visibility(principal, tool)?))).collect()
+        let (catalog, grants, now) = (self.catalog.load(), self.grants.load(), self.clock.now());
+        catalog.tools().filter_map(|tool| Some((Arc::clone(tool), grants.visibility(principal, tool, now)?))).collect()
     }
 
     /// Whether some grant could let this principal use that operation of an upstream.
     pub fn reaches(&self, principal: &Principal, operation: Operation, upstream: &UpstreamName) -> bool {
-        self.grants.load().reaches(principal, operation, upstream)
+        self.grants.load().reaches(principal, operation, upstream, self.clock.now())
     }
 
     /// Waits until the calls whose clients went away have ended.
@@ -148,7 +158,7 @@ impl Host for Pipeline {
     }
 
     fn may_ask(&self, principal: &Principal, asked: Asked, upstream: &UpstreamName) -> bool {
-        self.grants.load().may_ask(principal, asked, upstream, &self.sessions)
+        self.grants.load().may_ask(principal, asked, upstream, &self.sessions, self.clock.now())
     }
 }
 

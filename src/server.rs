@@ -1,1 +1,685 @@
-//! One running server: everything put together, and taken apart again.
+//! One house: everything that a call meets, put together from files and taken apart again.
+//!
+//! [`House::open`] opens the ledger and reads contracts and grants; it listens to nobody. [`House::start`]
+//! connects the upstreams and watches the files. The doors ([`crate::mcp`], [`crate::http`]) are opened by
+//! whoever runs the house.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    call::Fault,
+    clock::{Clock, Timestamp},
+    config::Config,
+    contract::{
+        Advertised, Catalog, Quarantine, Quarantined, UpstreamName, diff,
+        file::{self, Contract},
+    },
+    grant::{ConfigError, Grants, Past, Sessions, Source},
+    identity::Identity,
+    ledger::{Event, Filter, Ledger, Options, Recovery},
+    observe::Metrics,
+    pipeline::{Detached, OnAdvertised, Pipeline},
+    secret_file,
+    upstream::Upstreams,
+};
+
+/// Quarantine notes that may wait to be written.
+const NOTES: usize = 10_000;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A house, open or running.
+#[derive(Debug)]
+pub struct House {
+    /// The road and all that calls meet on it.
+    pub pipeline: Arc<Pipeline>,
+    /// What the configuration says.
+    pub config: Arc<Config>,
+    /// What was found when the ledger was opened.
+    pub recovery: Recovery,
+    /// The key that seals sessions and request states.
+    pub session_key: [u8; 32],
+    shelf: Arc<Shelf>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+/// Why a house cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Files that an operator has to correct.
+    Config(Vec<ConfigError>),
+    /// Something of ours that failed.
+    Fault(Fault),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(errors) => {
+                for (place, error) in errors.iter().enumerate() {
+                    let end = if place + 1 < errors.len() { "\n" } else { "" };
+                    write!(f, "{error}{end}")?;
+                }
+                Ok(())
+            }
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<Fault> for OpenError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// The files as they were last read, and what upstreams last told: from both the catalog is made.
+#[derive(Debug)]
+struct Shelf {
+    upstreams: BTreeSet<UpstreamName>,
+    notes: mpsc::Sender<Event>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    contracts: Vec<Result<Contract, Quarantined>>,
+    advertised: BTreeMap<UpstreamName, Option<Advertised>>,
+    quarantined: BTreeSet<(String, String)>,
+}
+
+/// What `tool register` did with one tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Whose tool.
+    pub upstream: UpstreamName,
+    /// The name the upstream gives it.
+    pub tool: String,
+    /// What was done.
+    pub result: Registration,
+}
+
+/// See [`Registered`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// A contract was written.
+    New {
+        /// Its impact, as proposed.
+        impact: Vec<&'static str>,
+    },
+    /// The contract is there already and fits.
+    Unchanged,
+    /// The contract is there and the definition is another: `tool review`, then `tool accept`.
+    Changed,
+    /// It cannot be registered: why.
+    Refused(String),
+}
+
+/// One tool that is not offered, for a person to look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Review {
+    /// Whose tool.
+    pub upstream: UpstreamName,
+    /// The name the upstream gives it.
+    pub tool: String,
+    /// Why it is not offered, a short stable code.
+    pub why: &'static str,
+    /// More, for a person.
+    pub detail: String,
+    /// The difference between the contract's definition and the advertised one, for a terminal.
+    pub difference: Option<String>,
+}
+
+impl House {
+    /// Opens the ledger, reads keys, contracts and grants. Nothing is listened to and no upstream started.
+    ///
+    /// # Errors
+    /// Every error in contracts' folder and grants at once, or the fault that kept the ledger shut.
+    pub fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
+        let config = Arc::new(config);
+        let contracts = read_contracts(&config.folder)?;
+        let (catalog, grants) = compile(&config, &contracts).map_err(OpenError::Config)?;
+        secret_file::private_folder(&config.data)?;
+        let options = Options {
+            origin: config.ledger.origin.clone(),
+            batched_reads: config.ledger.batched_reads,
+            keep_payloads: config.ledger.keep_payloads,
+        };
+        let (ledger, recovery) = Ledger::open(&config.data, options, clock.clone())?;
+        let identity =
+            Identity::open(&config.data, audience(&config), config.identity.max_ttl, ledger.clone(), clock.clone())?;
+        let session_key = session_key(&config.data)?;
+        let metrics = Arc::new(Metrics::default());
+        let (notes, arriving) = mpsc::channel(NOTES);
+        let shelf = Arc::new(Shelf {
+            upstreams: config.upstreams.keys().cloned().collect(),
+            notes,
+            state: Mutex::new(State {
+                contracts,
+                advertised: config.upstreams.keys().map(|name| (name.clone(), None)).collect(),
+                quarantined: BTreeSet::new(),
+            }),
+        });
+        let sessions = Sessions::default();
+        remember(&sessions, &ledger, &grants, clock.now())?;
+        let pipeline = Arc::new(Pipeline {
+            clock,
+            identity,
+            catalog: ArcSwap::from_pointee(catalog),
+            grants: ArcSwap::from_pointee(grants),
+            sessions,
+            upstreams: Upstreams::new(&config.upstreams, Arc::clone(&metrics)),
+            ledger,
+            metrics,
+            on_advertised: Box::new(OnShelf(Arc::clone(&shelf))),
+            detached: Detached::default(),
+        });
+        let mut tasks = JoinSet::new();
+        let (stop, _) = watch::channel(false);
+        if tokio::runtime::Handle::try_current().is_ok() {
+            tasks.spawn(write_notes(pipeline.ledger.clone(), arriving));
+        }
+        Ok(Self { pipeline, config, recovery, session_key, shelf, running: Mutex::new(Some(Running { tasks, stop })) })
+    }
+
+    /// Records what was loaded, connects the upstreams and watches the files, until [`House::stop`].
+    ///
+    /// # Errors
+    /// [`Fault`] when the start cannot be recorded.
+    pub async fn start(&self) -> Result<(), Fault> {
+        let ledger = &self.pipeline.ledger;
+        ledger.note(Event::ServerStarted { version: env!("CARGO_PKG_VERSION").to_owned() }).await?;
+        let grants = self.pipeline.grants.load_full();
+        ledger.note(Event::PolicyLoaded { set: grants.digest(), policies: grants.len() }).await?;
+        self.note_pins().await?;
+        self.pipeline.upstreams.start(Arc::clone(&self.pipeline) as Arc<dyn crate::upstream::Host>);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_mut() {
+            let watching = Watch {
+                shelf: Arc::clone(&self.shelf),
+                config: Arc::clone(&self.config),
+                pipeline: Arc::downgrade(&self.pipeline),
+                stop: running.stop.subscribe(),
+            };
+            running.tasks.spawn(watching.run());
+        }
+        Ok(())
+    }
+
+    /// Reads contracts and grants again. A set that does not check is refused whole, and the old one stays.
+    ///
+    /// # Errors
+    /// Every error in it at once.
+    pub async fn reload(&self) -> Result<(), Vec<ConfigError>> {
+        reload(&self.shelf, &self.config, &self.pipeline).await
+    }
+
+    /// Asks upstreams for their tools and writes a contract for each that has none.
+    ///
+    /// # Errors
+    /// [`Fault`] when the upstream is not configured or cannot be asked, or a file cannot be written.
+    pub async fn register(&self, only: Option<&UpstreamName>) -> Result<Vec<Registered>, Fault> {
+        if let Some(name) = only.filter(|name| !self.config.upstreams.contains_key(*name)) {
+            return Err(Fault(format!("there is no upstream `{name}`; add it with `countersign upstream add`")));
+        }
+        let mut done = Vec::new();
+        for name in self.config.upstreams.keys().filter(|name| only.is_none_or(|only| only == *name)) {
+            let advertised = self
+                .pipeline
+                .upstreams
+                .advertised(name)
+                .await
+                .map_err(|why| Fault(format!("upstream `{name}` cannot be asked for its tools: {why}")))?;
+            for definition in &advertised.tools {
+                done.push(self.register_one(name, definition)?);
+            }
+        }
+        self.reload().await.map_err(|errors| Fault(OpenError::Config(errors).to_string()))?;
+        Ok(done)
+    }
+
+    fn register_one(&self, upstream: &UpstreamName, definition: &crate::json::Value) -> Result<Registered, Fault> {
+        let tool = definition.get("name").and_then(crate::json::Value::as_str).unwrap_or_default().to_owned();
+        let result = match Contract::propose(upstream, definition, self.pipeline.clock.now()) {
+            Err(why) => Registration::Refused(why),
+            Ok(proposed) => match self.shelf.contract(upstream, &tool) {
+                Some(Ok(old)) if old.digest == proposed.digest => Registration::Unchanged,
+                Some(Ok(_)) => Registration::Changed,
+                Some(Err(broken)) => Registration::Refused(why_code(&broken.why).1),
+                None => match crate::contract::Tool::compile(&proposed) {
+                    Err(why) => Registration::Refused(why),
+                    Ok(_) => {
+                        file::write(&schemas(&self.config.folder), &proposed)
+                            .map_err(|error| Fault(format!("the contract of `{tool}` cannot be written: {error}")))?;
+                        Registration::New { impact: proposed.impact.iter().map(|impact| impact.word()).collect() }
+                    }
+                },
+            },
+        };
+        Ok(Registered { upstream: upstream.clone(), tool, result })
+    }
+
+    /// Accepts the definition that the upstream advertises now as the tool's contract; impact, labels and
+    /// the operator's own schema stay.
+    ///
+    /// # Errors
+    /// [`Fault`] when there is nothing to accept or it cannot be trusted.
+    pub async fn accept(&self, upstream: &UpstreamName, tool: &str) -> Result<(), Fault> {
+        let advertised = self
+            .pipeline
+            .upstreams
+            .advertised(upstream)
+            .await
+            .map_err(|why| Fault(format!("upstream `{upstream}` cannot be asked for its tools: {why}")))?;
+        let definition = advertised
+            .tools
+            .iter()
+            .find(|definition| definition.get("name").and_then(crate::json::Value::as_str) == Some(tool))
+            .ok_or_else(|| Fault(format!("upstream `{upstream}` does not advertise `{tool}`")))?;
+        let mut contract = Contract::propose(upstream, definition, self.pipeline.clock.now()).map_err(Fault)?;
+        if let Some(Ok(old)) = self.shelf.contract(upstream, tool) {
+            contract = Contract {
+                impact: old.impact,
+                labels: old.labels,
+                arguments: old.arguments,
+                open: old.open,
+                idempotent: old.idempotent,
+                ..contract
+            };
+        }
+        crate::contract::Tool::compile(&contract).map_err(Fault)?;
+        file::write(&schemas(&self.config.folder), &contract)
+            .map_err(|error| Fault(format!("the contract of `{tool}` cannot be written: {error}")))?;
+        self.reload().await.map_err(|errors| Fault(OpenError::Config(errors).to_string()))
+    }
+
+    /// What is not offered and why; asks the upstreams anew.
+    ///
+    /// # Errors
+    /// [`Fault`] when none of the upstreams can be asked.
+    pub async fn review(&self) -> Result<Vec<Review>, Fault> {
+        for name in self.config.upstreams.keys() {
+            // one upstream that cannot be asked leaves the others' reviews as they are
+            if let Ok(advertised) = self.pipeline.upstreams.advertised(name).await {
+                self.shelf.renew(&self.pipeline, name, advertised);
+            }
+        }
+        let catalog = self.pipeline.catalog.load();
+        Ok(catalog
+            .quarantined()
+            .iter()
+            .map(|quarantined| {
+                let (why, detail) = why_code(&quarantined.why);
+                let difference = match &quarantined.why {
+                    Quarantine::Changed { advertised } => self
+                        .shelf
+                        .contract(&quarantined.upstream, &quarantined.tool)
+                        .and_then(Result::ok)
+                        .map(|contract| diff::render(&diff::rows(&contract.definition, advertised))),
+                    _ => None,
+                };
+                Review {
+                    upstream: quarantined.upstream.clone(),
+                    tool: quarantined.tool.clone(),
+                    why,
+                    detail,
+                    difference,
+                }
+            })
+            .collect())
+    }
+
+    /// Lets calls in flight end, stops upstreams and watchers, and closes the ledger.
+    pub async fn stop(&self, why: &str) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.pipeline.upstreams.stop().await;
+        self.pipeline.settle_detached().await;
+        if let Some(mut running) = running {
+            running.stop.send_replace(true);
+            running.tasks.abort_all();
+            while running.tasks.join_next().await.is_some() {}
+        }
+        if let Err(fault) = self.pipeline.ledger.note(Event::ServerStopped { why: why.to_owned() }).await {
+            tracing::warn!(%fault, "the stop could not be recorded");
+        }
+        self.pipeline.ledger.close().await;
+    }
+
+    async fn note_pins(&self) -> Result<(), Fault> {
+        note_pins(&self.shelf, &self.pipeline.ledger).await
+    }
+}
+
+impl Shelf {
+    fn contract(&self, upstream: &UpstreamName, tool: &str) -> Option<Result<Contract, Quarantined>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state
+            .contracts
+            .iter()
+            .find(|contract| match contract {
+                Ok(contract) => contract.upstream == *upstream && contract.tool() == Some(tool),
+                Err(broken) => broken.upstream == *upstream && broken.tool == tool,
+            })
+            .cloned()
+    }
+
+    /// Makes the catalog again with what an upstream tells now.
+    fn renew(&self, pipeline: &Pipeline, upstream: &UpstreamName, advertised: Advertised) {
+        if !self.upstreams.contains(upstream) {
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.advertised.insert(upstream.clone(), Some(advertised));
+        self.publish(pipeline, &mut state);
+    }
+
+    fn publish(&self, pipeline: &Pipeline, state: &mut State) {
+        let catalog = Catalog::renew(&pipeline.catalog.load(), &state.contracts, &state.advertised);
+        let quarantined = catalog
+            .quarantined()
+            .iter()
+            .filter(|quarantined| quarantined.why != Quarantine::Unregistered)
+            .map(|quarantined| {
+                let key = (quarantined.upstream.to_string(), quarantined.tool.clone());
+                if !state.quarantined.contains(&key) {
+                    let (why, detail) = why_code(&quarantined.why);
+                    tracing::warn!(upstream = %quarantined.upstream, tool = ?quarantined.tool, why, detail, "a tool is quarantined");
+                    let note = Event::ToolQuarantined {
+                        upstream: key.0.clone(),
+                        tool: key.1.clone(),
+                        why: why.to_owned(),
+                    };
+                    if self.notes.try_send(note).is_err() {
+                        tracing::error!("a quarantine could not be noted in the ledger");
+                    }
+                }
+                key
+            })
+            .collect();
+        state.quarantined = quarantined;
+        pipeline.catalog.store(Arc::new(catalog));
+    }
+}
+
+#[derive(Debug)]
+struct OnShelf(Arc<Shelf>);
+
+impl OnAdvertised for OnShelf {
+    fn advertised(&self, pipeline: &Pipeline, upstream: &UpstreamName, advertised: Advertised) {
+        self.0.renew(pipeline, upstream, advertised);
+    }
+}
+
+/// Calls of the past that are remembered at a start, at most.
+const REMEMBERED: usize = 20_000;
+
+/// Counts the calls of the last day again, so that a restart forgets neither a session nor a limit.
+fn remember(sessions: &Sessions, ledger: &Ledger, grants: &Grants, now: Timestamp) -> Result<(), Fault> {
+    let since = now.checked_sub(jiff::SignedDuration::from_hours(24)).ok();
+    let filter = Filter { kind: Some("call.intended".to_owned()), since, ..Filter::default() };
+    for entry in ledger.list(&filter, REMEMBERED)?.iter().rev() {
+        let Ok(past) = serde_json::from_slice::<Intended<'_>>(&entry.text) else { continue };
+        let Some(upstream) = past.upstream.as_deref().and_then(UpstreamName::new) else { continue };
+        let policies: Vec<&str> = past.policies.iter().map(AsRef::as_ref).collect();
+        sessions.observe(
+            grants,
+            &Past {
+                agent: &past.agent,
+                user: past.user.as_deref(),
+                task: past.task.as_deref(),
+                action: &past.tool,
+                upstream: &upstream,
+                policies: &policies,
+                at: past.at,
+            },
+        );
+    }
+    Ok(())
+}
+
+/// What `call.intended` says that a session is made of.
+#[derive(serde::Deserialize)]
+struct Intended<'a> {
+    #[serde(deserialize_with = "time")]
+    at: Timestamp,
+    #[serde(borrow, default)]
+    agent: Cow<'a, str>,
+    #[serde(borrow, default)]
+    user: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    task: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    tool: Cow<'a, str>,
+    #[serde(borrow, default)]
+    upstream: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    policies: Vec<Cow<'a, str>>,
+}
+
+fn time<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+    let text = <Cow<'de, str> as serde::Deserialize>::deserialize(from)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+async fn write_notes(ledger: Ledger, mut arriving: mpsc::Receiver<Event>) {
+    while let Some(event) = arriving.recv().await {
+        if let Err(fault) = ledger.note(event).await {
+            tracing::error!(%fault, "a quarantine could not be noted in the ledger");
+        }
+    }
+}
+
+struct Watch {
+    shelf: Arc<Shelf>,
+    config: Arc<Config>,
+    pipeline: Weak<Pipeline>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// Looks at the files until the house stops. Polling sees edits on every file system, and a look costs
+    /// one `stat` a file.
+    async fn run(mut self) {
+        let mut seen = fingerprint(&self.config.folder);
+        loop {
+            tokio::select! {
+                _ = self.stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let now = fingerprint(&self.config.folder);
+            if now == seen {
+                continue;
+            }
+            seen = now;
+            let Some(pipeline) = self.pipeline.upgrade() else { return };
+            match reload(&self.shelf, &self.config, &pipeline).await {
+                Ok(()) => tracing::info!("contracts and grants were loaded again"),
+                Err(errors) => {
+                    for error in &errors {
+                        tracing::error!(%error, "contracts and grants were not loaded; the old ones stay");
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn reload(shelf: &Shelf, config: &Config, pipeline: &Pipeline) -> Result<(), Vec<ConfigError>> {
+    let contracts = read_contracts(&config.folder).map_err(|error| match error {
+        OpenError::Config(errors) => errors,
+        OpenError::Fault(fault) => vec![whole(&schemas(&config.folder), fault.0)],
+    })?;
+    let (_, grants) = compile(config, &contracts)?;
+    {
+        let mut state = shelf.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.contracts = contracts;
+        shelf.publish(pipeline, &mut state);
+    }
+    let changed = pipeline.grants.load().digest() != grants.digest();
+    let (set, policies) = (grants.digest(), grants.len());
+    pipeline.grants.store(Arc::new(grants));
+    let noted = async {
+        if changed {
+            pipeline.ledger.note(Event::PolicyLoaded { set, policies }).await?;
+        }
+        note_pins(shelf, &pipeline.ledger).await
+    };
+    noted.await.map_err(|fault| vec![whole(&config.folder, format!("loaded, but not recorded: {fault}"))])
+}
+
+/// Records contracts that the ledger does not know as they are now.
+async fn note_pins(shelf: &Shelf, ledger: &Ledger) -> Result<(), Fault> {
+    let pins: Vec<_> = {
+        let state = shelf.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = state.contracts.iter().filter_map(|contract| contract.as_ref().ok());
+        good.filter_map(|contract| {
+            let digest = contract.canonical_digest().ok()?;
+            Some((contract.upstream.to_string(), contract.tool()?.to_owned(), digest))
+        })
+        .collect()
+    };
+    let views = ledger.views();
+    for (upstream, tool, contract) in pins {
+        let event = match views.pin(&upstream, &tool) {
+            Some(pinned) if pinned == contract.to_string() => continue,
+            Some(_) => Event::ToolAccepted { upstream, tool, contract },
+            None => Event::ToolRegistered { upstream, tool, contract },
+        };
+        ledger.note(event).await?;
+    }
+    Ok(())
+}
+
+/// Checks contracts and grants without opening anything: the catalog as the contracts alone say, and the grants.
+///
+/// # Errors
+/// Every error in the grants at once.
+pub fn compile(
+    config: &Config,
+    contracts: &[Result<Contract, Quarantined>],
+) -> Result<(Catalog, Grants), Vec<ConfigError>> {
+    let unasked = config.upstreams.keys().map(|name| (name.clone(), None)).collect();
+    let catalog = Catalog::new(contracts, &unasked);
+    let labels = config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.labels.clone())).collect();
+    let grants = Grants::compile_labelled(&read_grants(&config.folder)?, &catalog, &labels)?;
+    Ok((catalog, grants))
+}
+
+/// Reads the contracts below the configuration's folder.
+///
+/// # Errors
+/// When the folder is there and cannot be listed.
+pub fn read_contracts(folder: &Path) -> Result<Vec<Result<Contract, Quarantined>>, OpenError> {
+    let schemas = schemas(folder);
+    file::read_all(&schemas)
+        .map_err(|error| OpenError::Config(vec![whole(&schemas, format!("cannot be read: {error}"))]))
+}
+
+/// Reads `grants/*.cedar` below the configuration's folder, in the order of their names.
+///
+/// # Errors
+/// Every file that cannot be read.
+pub fn read_grants(folder: &Path) -> Result<Vec<Source>, Vec<ConfigError>> {
+    let grants = folder.join("grants");
+    let listed = match fs::read_dir(&grants) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(vec![whole(&grants, format!("cannot be read: {error}"))]),
+    };
+    let mut files: Vec<PathBuf> = listed
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cedar"))
+        .collect();
+    files.sort();
+    let (mut sources, mut errors) = (Vec::new(), Vec::new());
+    for file in files {
+        match fs::read_to_string(&file) {
+            Ok(text) => sources.push(Source { file, text }),
+            Err(error) => errors.push(whole(&file, format!("cannot be read: {error}"))),
+        }
+    }
+    if errors.is_empty() { Ok(sources) } else { Err(errors) }
+}
+
+/// The folder of the contracts.
+pub fn schemas(folder: &Path) -> PathBuf {
+    folder.join("schemas")
+}
+
+/// The URL agents know `/mcp` by: the audience of their tokens.
+pub fn audience(config: &Config) -> String {
+    match &config.server.url {
+        Some(url) => url.clone(),
+        None => format!("http://{}/mcp", config.server.listen),
+    }
+}
+
+fn session_key(data: &Path) -> Result<[u8; 32], Fault> {
+    let path = data.join("session.key");
+    let bytes = secret_file::read_or_make(&path, || {
+        crate::clock::random::<32>().map(|key| key.to_vec()).map_err(|error| Fault(error.to_string()))
+    })?;
+    bytes
+        .try_into()
+        .map_err(|_| Fault(format!("`{}` is no session key; remove it and sessions start anew", path.display())))
+}
+
+fn whole(file: &Path, problem: String) -> ConfigError {
+    ConfigError { file: file.to_owned(), line: 0, column: 0, problem, hint: None }
+}
+
+/// A stable code for a quarantine, and a sentence for a person.
+pub fn why_code(why: &Quarantine) -> (&'static str, String) {
+    match why {
+        Quarantine::Changed { .. } => {
+            ("changed", "the upstream advertises another definition than the contract's".to_owned())
+        }
+        Quarantine::Unregistered => {
+            ("unregistered", "nobody registered it; run `countersign tool register`".to_owned())
+        }
+        Quarantine::Gone => ("gone", "the upstream advertises it no more".to_owned()),
+        Quarantine::Schema(why) => ("schema", why.clone()),
+        Quarantine::File(why) => ("file", why.clone()),
+    }
+}
+
+/// Path, size and time of change of every file that a reload would read.
+fn fingerprint(folder: &Path) -> BTreeSet<(PathBuf, u64, Option<std::time::SystemTime>)> {
+    let mut seen = BTreeSet::new();
+    let mut folders = vec![(folder.join("grants"), 0), (schemas(folder), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        let Ok(listed) = fs::read_dir(&folder) else { continue };
+        for entry in listed.flatten() {
+            match entry.metadata() {
+                Ok(data) if data.is_dir() && depth < 2 => folders.push((entry.path(), depth + 1)),
+                Ok(data) => {
+                    seen.insert((entry.path(), data.len(), data.modified().ok()));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    seen
+}

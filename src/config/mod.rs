@@ -1,4 +1,15 @@
-//! `countersign.toml`.
+//! `countersign.toml`: read, checked and edited.
+//!
+//! [`load`] reads a file whole: every error in it comes back at once, with line, column and a hint. [`edit`]
+//! changes a file and keeps its comments and order; [`import`] reads the `mcpServers` of other clients.
+
+pub mod edit;
+pub mod import;
+mod read;
+pub(crate) mod units;
+
+pub(crate) use read::parse_address;
+pub use read::{Environment, load, parse};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -23,12 +34,45 @@ pub struct Config {
     pub upstreams: BTreeMap<UpstreamName, UpstreamConfig>,
 }
 
+impl Config {
+    /// The name of the configuration file where none is given.
+    pub const FILE: &'static str = "countersign.toml";
+
+    /// Where the policies are.
+    pub fn grants(&self) -> PathBuf {
+        self.folder.join("grants")
+    }
+
+    /// Where the contracts are.
+    pub fn schemas(&self) -> PathBuf {
+        self.folder.join("schemas")
+    }
+
+    /// Where the CLI reaches a running server.
+    pub fn control_socket(&self) -> PathBuf {
+        self.data.join("control.sock")
+    }
+
+    /// The URL agents reach `/mcp` by, which is the audience of their tokens (RFC 8707).
+    pub fn endpoint(&self) -> String {
+        match &self.server.url {
+            Some(url) => url.clone(),
+            None => format!("http://{}/mcp", self.server.listen),
+        }
+    }
+
+    /// The address of the console.
+    pub fn console_url(&self) -> String {
+        format!("http://{}", self.console.listen)
+    }
+}
+
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// `listen`: address of `/mcp`.
     pub listen: SocketAddr,
-    /// `url`: the address agents know the server by, when it is not `http://<listen>`; the token audience.
+    /// `url`: the URL of `/mcp` as agents know it, when it is not `http://<listen>/mcp`; the token audience.
     pub url: Option<String>,
     /// `behind_proxy`: something in front ends TLS.
     pub behind_proxy: bool,
@@ -49,8 +93,10 @@ pub struct Server {
 pub struct Console {
     /// `listen`: address of health, metrics, API and pages.
     pub listen: SocketAddr,
-    /// `allowed_hosts`
+    /// `allowed_hosts`: values of `Host` let in besides the listen address and localhost.
     pub allowed_hosts: Vec<String>,
+    /// `behind_proxy`: something in front ends TLS.
+    pub behind_proxy: bool,
 }
 
 /// `[ledger]`
@@ -122,7 +168,12 @@ impl std::fmt::Debug for Transport {
                 .field("cwd", cwd)
                 .finish_non_exhaustive(),
             Self::Http { url, headers } => {
-                f.debug_struct("Http").field("url", url).field("headers", &headers.keys().collect::<Vec<_>>()).finish()
+                // what stands behind `?` may be a key
+                let address = url.split(['?', '#']).next().unwrap_or_default();
+                f.debug_struct("Http")
+                    .field("url", &address)
+                    .field("headers", &headers.keys().collect::<Vec<_>>())
+                    .finish()
             }
         }
     }

@@ -7,11 +7,12 @@
 mod catalog;
 pub mod diff;
 pub mod file;
+mod shape;
 mod tool;
 pub mod vet;
 
 pub use catalog::{Advertised, Catalog, Quarantine, Quarantined};
-pub use tool::{Impact, Inspected, ParamHeader, Tool};
+pub use tool::{Completes, Impact, Inspected, ParamHeader, Tool};
 
 use std::{fmt, sync::Arc};
 
@@ -39,3 +40,6 @@ impl fmt::Display for UpstreamName {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests;

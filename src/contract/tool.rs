@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::{UpstreamName, file::Contract};
+use super::{
+    UpstreamName,
+    diff::quoted,
+    file::Contract,
+    vet::{self, Misfit, Vetted},
+};
 use crate::{
     call::{Operation, Refused},
-    json::{Canonical, Digest, Value},
-    upstream::Forwarded,
+    json::{Canonical, Digest, NotCanonical, Object, Value},
+    upstream::{Forwarded, Outcome},
 };
 
 /// What a tool can do to the world. Unknown means destructive.
@@ -40,6 +45,11 @@ impl Impact {
             Self::Egress => "egress",
             Self::Spend => "spend",
         }
+    }
+
+    /// The impact that a word names.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|impact| impact.word() == word)
     }
 }
 
@@ -79,8 +89,34 @@ pub struct Tool {
     pub open: bool,
     /// Arguments repeated in headers.
     pub headers: Vec<ParamHeader>,
-    /// The advertised `inputSchema`, for typing grants.
+    /// The advertised `inputSchema`, for typing grants. Built-in contracts of one action all have the same.
     pub input_schema: serde_json::Value,
+    advertised: Vetted,
+    narrowing: Option<Vetted>,
+    output: Option<Vetted>,
+}
+
+/// The most bytes of the name agents use (MCP 2026-07-28, server/tools, "Tool Names").
+const LONGEST_NAME: usize = 128;
+
+/// What a completion is asked for (MCP, server/utilities/completion): each is granted like what it completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completes {
+    /// An argument of a prompt: action `prompt_get`.
+    Prompt,
+    /// A variable of a resource template: action `resource_read`.
+    Resource,
+}
+
+impl Completes {
+    /// What the arguments of a `completion/complete` ask for, by `ref.type`.
+    pub fn asked(arguments: &Value) -> Option<Self> {
+        match arguments.get("ref")?.get("type")?.as_str()? {
+            "ref/prompt" => Some(Self::Prompt),
+            "ref/resource" => Some(Self::Resource),
+            _ => None,
+        }
+    }
 }
 
 impl Tool {
@@ -88,8 +124,88 @@ impl Tool {
     ///
     /// # Errors
     /// Why its schemas cannot be trusted (see [`super::vet`]).
-    pub fn compile(_contract: &Contract) -> Result<Self, String> {
-        Err(String::new())
+    pub fn compile(contract: &Contract) -> Result<Self, String> {
+        let digest = contract.canonical_digest().map_err(|NotCanonical { pointer, problem }| {
+            format!("the number at {} has no canonical form: it {problem}", quoted(&pointer, 120))
+        })?;
+        Self::compile_as(contract, digest)
+    }
+
+    /// [`Tool::compile`] for a contract whose canonical digest is known.
+    pub(super) fn compile_as(contract: &Contract, digest: Digest) -> Result<Self, String> {
+        let definition = &contract.definition;
+        let wire_name = contract.tool().ok_or("its definition has no `name`")?;
+        let name = agent_name(&contract.upstream, wire_name)?;
+        let input = definition.get("inputSchema").ok_or("its definition has no `inputSchema`")?;
+        let of_input = |problem: String| format!("`inputSchema` cannot be trusted: {problem}");
+        vet::takes_an_object(input).map_err(of_input)?;
+        let advertised = Vetted::new(input).map_err(of_input)?;
+        let headers = vet::headers(input).map_err(of_input)?;
+        let narrowing = contract.arguments.as_ref().map(Vetted::new).transpose();
+        let narrowing = narrowing.map_err(|problem| format!("`arguments` cannot be trusted: {problem}"))?;
+        let output = definition.get("outputSchema").map(Vetted::new).transpose();
+        let output = output.map_err(|problem| format!("`outputSchema` cannot be trusted: {problem}"))?;
+        Ok(Self {
+            action: name.clone(),
+            name,
+            upstream: contract.upstream.clone(),
+            wire_name: wire_name.to_owned(),
+            operation: Operation::CallTool,
+            definition: definition.clone(),
+            digest,
+            impact: contract.impact.clone(),
+            labels: contract.labels.clone(),
+            idempotent: contract.idempotent,
+            open: contract.open,
+            headers,
+            input_schema: input.to_serde(),
+            advertised,
+            narrowing,
+            output,
+        })
+    }
+
+    /// The built-in contracts of an upstream: `resources/read`, `prompts/get`, and `completion/complete`,
+    /// which comes twice, once for each thing that can be completed. All go under the upstream's name.
+    ///
+    /// # Errors
+    /// None in practice: that one of them does not compile, which a test rules out.
+    pub fn builtin(upstream: &UpstreamName, labels: &[String]) -> Result<Vec<Self>, String> {
+        let read = resource_schema();
+        let get = prompt_schema();
+        let build = |operation, action: &str, accepted: &serde_json::Value, typed: &serde_json::Value| {
+            let definition =
+                Value::from(Object::new().with("name", upstream.as_str()).with("inputSchema", Value::from(accepted)));
+            let named = Object::new()
+                .with("upstream", upstream.as_str())
+                .with("method", Operation::method(operation))
+                .with("labels", labels.iter().map(|label| Value::from(label.as_str())).collect::<Vec<_>>());
+            let digest = Canonical::of(named.into()).map_err(|error| error.problem.to_owned())?.digest();
+            Ok::<Self, String>(Self {
+                name: upstream.as_str().to_owned(),
+                upstream: upstream.clone(),
+                wire_name: upstream.as_str().to_owned(),
+                operation,
+                action: action.to_owned(),
+                advertised: Vetted::new(&Value::from(accepted))?,
+                definition,
+                digest,
+                impact: BTreeSet::from([Impact::Read]),
+                labels: labels.to_vec(),
+                idempotent: true,
+                open: false,
+                headers: Vec::new(),
+                input_schema: typed.clone(),
+                narrowing: None,
+                output: None,
+            })
+        };
+        Ok(vec![
+            build(Operation::ReadResource, "resource_read", &read, &read)?,
+            build(Operation::GetPrompt, "prompt_get", &get, &get)?,
+            build(Operation::Complete, "prompt_get", &completion_schema(Completes::Prompt), &get)?,
+            build(Operation::Complete, "resource_read", &completion_schema(Completes::Resource), &read)?,
+        ])
     }
 
     /// Whether its only impact is `read`.
@@ -97,18 +213,175 @@ impl Tool {
         self.impact.iter().all(|impact| *impact == Impact::Read) && !self.impact.is_empty()
     }
 
-    /// Brings arguments into canonical form and checks them against both schemas.
+    /// Brings arguments into canonical form and checks them against both schemas. A caller that sends no
+    /// `arguments` at all is taken to have sent `{}`; anything that is not an object, `null` too, is refused.
+    /// Defaults are not filled in: what is checked is what is sent.
     ///
     /// # Errors
     /// [`Refused::NotCanonical`], [`Refused::InvalidArguments`].
-    pub fn accept(&self, _arguments: Value) -> Result<Canonical, Refused> {
-        Err(Refused::UnknownTool)
+    pub fn accept(&self, arguments: Value) -> Result<Canonical, Refused> {
+        let invalid =
+            |pointer: String, problem: &str| Refused::InvalidArguments { pointer, problem: problem.to_owned() };
+        if arguments.as_object().is_none() {
+            return Err(invalid(String::new(), "are not an object"));
+        }
+        let arguments = Canonical::of(arguments).map_err(|NotCanonical { pointer, problem }| {
+            Refused::NotCanonical { pointer, problem: problem.to_owned() }
+        })?;
+        let misfit = |Misfit { pointer, problem }| Refused::InvalidArguments { pointer, problem };
+        let length = arguments.bytes().len();
+        self.advertised.fits(arguments.tree(), length).map_err(misfit)?;
+        if let Some(narrowing) = &self.narrowing {
+            narrowing.fits(arguments.tree(), length).map_err(misfit)?;
+        }
+        if !self.open {
+            let schemas: Vec<&Vetted> = std::iter::once(&self.advertised).chain(&self.narrowing).collect();
+            if let Some(pointer) = vet::undeclared(&schemas, arguments.tree()) {
+                return Err(invalid(pointer, "is not declared"));
+            }
+        }
+        Ok(arguments)
     }
 
-    /// Checks what came back: `structuredContent` against the `outputSchema`, the shape of the result against MCP.
-    pub fn inspect(&self, forwarded: Forwarded) -> Inspected {
-        Inspected { forwarded, findings: Vec::new() }
+    /// Checks what came back: `structuredContent` against the `outputSchema`, the shape of the result against
+    /// MCP. A result that does not pass is withheld from the agent and recorded as not to be trusted, with the
+    /// same code as the finding: `bad_answer` or `output_schema`.
+    pub fn inspect(&self, mut forwarded: Forwarded) -> Inspected {
+        let found = match forwarded.outcome() {
+            Outcome::Result { tree, text } => self.judge(tree, text.len()).err(),
+            _ => None,
+        };
+        let findings = found.iter().map(|(why, _)| (*why).to_owned()).collect();
+        if let Some((why, detail)) = found {
+            forwarded.distrust(why, detail);
+        }
+        Inspected { forwarded, findings }
     }
+
+    /// Whether a result may go to the agent; if not, a code and a sentence for the operator.
+    pub(super) fn judge(&self, result: &Value, length: usize) -> Result<(), (&'static str, String)> {
+        let bad = |detail: &str| Err(("bad_answer", detail.to_owned()));
+        let Some(members) = result.as_object() else { return bad("the result is not an object") };
+        match members.get("resultType").map(Value::as_str) {
+            None | Some(Some("complete")) => {}
+            Some(Some("input_required")) => return Ok(()),
+            Some(_) => return bad("the `resultType` is not one that was asked for"),
+        }
+        let member = |name: &str, fits: fn(&Value) -> bool| members.get(name).is_some_and(fits);
+        match self.operation {
+            Operation::CallTool => self.judge_tool(members, length),
+            Operation::ReadResource if !member("contents", |value| value.as_array().is_some()) => {
+                bad("the result has no array `contents`")
+            }
+            Operation::GetPrompt if !member("messages", |value| value.as_array().is_some()) => {
+                bad("the result has no array `messages`")
+            }
+            Operation::Complete if !member("completion", |value| value.as_object().is_some()) => {
+                bad("the result has no object `completion`")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_tool(&self, members: &Object, length: usize) -> Result<(), (&'static str, String)> {
+        let bad = |detail: &str| Err(("bad_answer", detail.to_owned()));
+        if let Some(content) = members.get("content") {
+            let typed = |block: &Value| block.get("type").is_some_and(|kind| kind.as_str().is_some());
+            if !content.as_array().is_some_and(|blocks| blocks.iter().all(typed)) {
+                return bad("`content` is not an array of objects that each have a `type`");
+            }
+        }
+        let failed = match members.get("isError") {
+            None => false,
+            Some(Value::Bool(failed)) => *failed,
+            Some(_) => return bad("`isError` is neither true nor false"),
+        };
+        let Some(output) = self.output.as_ref().filter(|_| !failed) else { return Ok(()) };
+        let Some(structured) = members.get("structuredContent") else {
+            return Err((
+                "output_schema",
+                "the tool has an `outputSchema`, the result no `structuredContent`".to_owned(),
+            ));
+        };
+        output.fits(structured, length).map_err(|Misfit { pointer, problem }| {
+            let detail =
+                format!("`structuredContent` does not fit the `outputSchema`: {} {problem}", quoted(&pointer, 256));
+            ("output_schema", detail)
+        })
+    }
+}
+
+/// The name agents know a tool by.
+///
+/// # Errors
+/// Why the upstream's name cannot be part of one, a sentence for the operator.
+pub(super) fn agent_name(upstream: &UpstreamName, tool: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    if tool.is_empty() || !tool.bytes().all(plain) {
+        return Err("agents cannot use its name: letters, digits, `_`, `-` and `.` make one".to_owned());
+    }
+    let name = format!("{upstream}__{tool}");
+    if name.len() > LONGEST_NAME {
+        return Err(format!("agents cannot use its name: with the upstream's it is longer than {LONGEST_NAME} bytes"));
+    }
+    Ok(name)
+}
+
+fn resource_schema() -> serde_json::Value {
+    serde_json::json!({
+        "type": "object",
+        "properties": { "uri": { "type": "string", "maxLength": 8192 } },
+        "required": ["uri"],
+        "additionalProperties": false
+    })
+}
+
+fn prompt_schema() -> serde_json::Value {
+    serde_json::json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "maxLength": 1024 },
+            "arguments": { "type": "object", "additionalProperties": { "type": "string" } }
+        },
+        "required": ["name"],
+        "additionalProperties": false
+    })
+}
+
+fn completion_schema(completes: Completes) -> serde_json::Value {
+    let text = serde_json::json!({ "type": "string", "maxLength": 8192 });
+    let (kind, named) = match completes {
+        Completes::Prompt => ("ref/prompt", "name"),
+        Completes::Resource => ("ref/resource", "uri"),
+    };
+    let mut reference = serde_json::json!({
+        "type": "object",
+        "properties": { "type": { "const": kind }, "title": text },
+        "required": ["type", named],
+        "additionalProperties": false
+    });
+    if let Some(properties) = reference.get_mut("properties").and_then(serde_json::Value::as_object_mut) {
+        properties.insert(named.to_owned(), text.clone());
+    }
+    serde_json::json!({
+        "type": "object",
+        "properties": {
+            "ref": reference,
+            "argument": {
+                "type": "object",
+                "properties": { "name": text, "value": text },
+                "required": ["name", "value"],
+                "additionalProperties": false
+            },
+            "context": {
+                "type": "object",
+                "properties": { "arguments": { "type": "object", "additionalProperties": { "type": "string" } } },
+                "additionalProperties": false
+            }
+        },
+        "required": ["ref", "argument"],
+        "additionalProperties": false
+    })
 }
 
 /// A call that came back and was looked at. Only [`Tool::inspect`] makes one.

@@ -1,1 +1,215 @@
-//! http
+//! The console listener: health, metrics, and the log's tiles. What it serves needs no credential and
+//! changes nothing; approvers' pages and the API have their own doors.
+
+mod connections;
+mod tlog;
+
+pub(crate) use connections::serve_connections;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{call::Fault, config::Console, observe::Snapshot, pipeline::Pipeline};
+
+/// Connections at once; the console is for a few people and a scraper.
+const CONNECTIONS: usize = 256;
+
+struct Doors {
+    pipeline: Arc<Pipeline>,
+    data: PathBuf,
+    hosts: Vec<String>,
+}
+
+/// Serves the console on `listener` until `shutdown` turns true; requests under way may finish.
+/// `data` is the data folder: `<data>/tlog` is published at `/tlog/`.
+///
+/// # Errors
+/// [`Fault`] when the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    console: Console,
+    pipeline: Arc<Pipeline>,
+    data: PathBuf,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    let bound = listener.local_addr().map_err(|error| Fault(format!("the console has no address: {error}")))?;
+    let hosts = hosts(bound, console.allowed_hosts);
+    let doors = Arc::new(Doors { pipeline, data, hosts });
+    serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;
+    Ok(())
+}
+
+fn routes(doors: Arc<Doors>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/tlog/{*path}", get(tile))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "nothing is here"))
+        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "this can only be read"))
+        .layer(middleware::from_fn_with_state(Arc::clone(&doors), guard))
+        .with_state(doors)
+}
+
+/// Values of `Host` that mean this listener: a page of another name that resolves to it (DNS rebinding) is kept out.
+fn hosts(bound: SocketAddr, allowed: Vec<String>) -> Vec<String> {
+    let port = bound.port();
+    let own = [bound.to_string(), format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+    own.into_iter().chain(allowed.into_iter().map(|host| host.to_ascii_lowercase())).collect()
+}
+
+async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
+    let mut response = match refused(&doors.hosts, request.method(), request.headers()) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The answer to a request that does not come from where it should.
+fn refused(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<Response> {
+    let mut named = headers.get_all(header::HOST).iter();
+    let host = named.next().and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+    if named.next().is_some() || !hosts.contains(&host) {
+        let detail = "this `Host` is not served here; name it in `console.allowed_hosts` if it should be";
+        return Some(problem(StatusCode::FORBIDDEN, detail));
+    }
+    for origin in headers.get_all(header::ORIGIN) {
+        let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+        let own = origin.strip_prefix("http://").or(origin.strip_prefix("https://")) == Some(&host);
+        if !own {
+            return Some(problem(StatusCode::FORBIDDEN, "pages of other origins are not served"));
+        }
+    }
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    (!reads).then(|| problem(StatusCode::METHOD_NOT_ALLOWED, "this can only be read"))
+}
+
+/// A problem document, RFC 9457.
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let body = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    let mut response =
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], format!("{body}\n")).into_response();
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+/// Whether calls can be taken, and if not, why.
+async fn ready(State(doors): State<Arc<Doors>>) -> Response {
+    let mut reasons = Vec::new();
+    if !doors.pipeline.ledger.healthy() {
+        reasons.push("ledger_unwritable");
+    }
+    if doors.pipeline.grants.load().is_empty() {
+        reasons.push("no_grants");
+    }
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let upstreams = doors.pipeline.upstreams.status();
+    let upstreams: serde_json::Map<_, _> =
+        upstreams.iter().map(|status| (status.name.to_string(), status.state.into())).collect();
+    let body = json!({"ready": reasons.is_empty(), "reasons": reasons, "upstreams": upstreams});
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
+    let text = doors.pipeline.metrics.render(&snapshot(&doors.pipeline));
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// What a scrape, and `status`, show of a house.
+pub(crate) fn snapshot(pipeline: &Pipeline) -> Snapshot {
+    let catalog = pipeline.catalog.load();
+    Snapshot {
+        upstreams: pipeline.upstreams.status(),
+        ledger_entries: pipeline.ledger.size(),
+        ledger_healthy: pipeline.ledger.healthy(),
+        policies: pipeline.grants.load().len(),
+        tools: catalog.tools().count(),
+        quarantined: catalog.quarantined().len(),
+    }
+}
+
+async fn tile(State(doors): State<Arc<Doors>>, axum::extract::Path(path): axum::extract::Path<String>) -> Response {
+    match tlog::read(&doors.data.join("tlog"), &path).await {
+        Some(found) => {
+            let headers = [(header::CONTENT_TYPE, found.content_type), (header::CACHE_CONTROL, found.cache)];
+            (headers, Body::from(found.bytes)).into_response()
+        }
+        None => problem(StatusCode::NOT_FOUND, "the log has no such file"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_requests_for_this_listener_from_its_own_pages_are_let_in() {
+        let hosts = hosts(SocketAddr::from(([127, 0, 0, 1], 7401)), vec!["Console.Example".to_owned()]);
+        let headers = |pairs: &[(&str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            headers
+        };
+        let table: &[(&[(&str, &str)], bool)] = &[
+            (&[("host", "127.0.0.1:7401")], true),
+            (&[("host", "LOCALHOST:7401")], true),
+            (&[("host", "[::1]:7401")], true),
+            (&[("host", "console.example")], true),
+            (&[("host", "127.0.0.1:7401"), ("origin", "http://127.0.0.1:7401")], true),
+            (&[], false),
+            (&[("host", "127.0.0.1")], false),
+            (&[("host", "127.0.0.1:7400")], false),
+            (&[("host", "attacker.test:7401")], false),
+            (&[("host", "127.0.0.1.nip.io:7401")], false),
+            (&[("host", "127.0.0.1:7401"), ("host", "127.0.0.1:7401")], false),
+            (&[("host", "127.0.0.1:7401"), ("origin", "http://attacker.test")], false),
+            (&[("host", "127.0.0.1:7401"), ("origin", "null")], false),
+        ];
+        for (pairs, fine) in table {
+            assert_eq!(refused(&hosts, &Method::GET, &headers(pairs)).is_none(), *fine, "{pairs:?}");
+        }
+        assert!(refused(&hosts, &Method::POST, &headers(&[("host", "localhost:7401")])).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_a_problem_document() {
+        let response = problem(StatusCode::NOT_FOUND, "nothing is here");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let bytes = axum::body::to_bytes(response.into_body(), 4_096).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!((&body["status"], &body["title"]), (&json!(404), &json!("Not Found")));
+    }
+}

@@ -3,16 +3,21 @@
 //! [`parse`] reads RFC 8259 text once and refuses what other parsers disagree about: duplicate member
 //! names (after unescaping), lone surrogates, invalid UTF-8, a byte order mark, trailing text. Number
 //! text is kept exactly as sent. [`Canonical`] is the RFC 8785 form of a tree within I-JSON (RFC 7493).
+//! [`twin`] finds names that other parsers could confuse with those of the protocol; [`options`] and
+//! [`first_error`] compile schemas for this tree and tell what is wrong with one.
 
 mod canonical;
+mod decimal;
 mod parse;
+mod twin;
 mod validate;
 mod value;
 
 pub use canonical::{Canonical, NotCanonical};
 pub use parse::{Limits, ParseError, ParseErrorKind, parse};
-pub use validate::Tree;
-pub use value::{Number, Object, Value};
+pub use twin::twin;
+pub use validate::{Name, Tree, Validator, first_error, options};
+pub use value::{Iter, Number, Object, Value};
 
 use std::fmt;
 
@@ -31,8 +36,12 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut text = String::with_capacity(71);
+        text.push_str("sha256:");
+        for byte in self.0 {
+            text.extend([byte >> 4, byte & 15].into_iter().filter_map(|nibble| char::from_digit(nibble.into(), 16)));
+        }
+        f.write_str(&text)
     }
 }
 
@@ -72,3 +81,6 @@ impl std::str::FromStr for Digest {
         Ok(Self(out))
     }
 }
+
+#[cfg(test)]
+mod tests;

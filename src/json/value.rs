@@ -1,6 +1,6 @@
 //! The tree that [`parse`](super::parse) makes: members in the order they came, number text as sent.
 
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +26,18 @@ pub struct Number(pub(super) Box<str>);
 /// An object: its members in the order they came, no name twice.
 #[derive(Clone, Debug, Default)]
 pub struct Object {
-    pub(super) members: Vec<Member>,
+    members: Vec<Member>,
+    /// Where to look a name up, once there are more than [`FEW`] members.
+    order: Option<Box<Order>>,
 }
+
+/// Up to this many members, looking at each is as fast as an index.
+pub(super) const FEW: usize = 16;
+
+/// Places of the members, sorted by name, so that a look-up in a large hostile object is a binary
+/// search and no hash can be attacked.
+#[derive(Clone, Debug)]
+struct Order(Vec<u32>);
 
 /// One member, and where its value stood in the text that was parsed (empty when it was made here).
 #[derive(Clone, Debug)]
@@ -232,30 +242,45 @@ impl Object {
 
     /// The member of that name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.members.iter().find(|member| member.name == name).map(|member| &member.value)
+        self.member(name).map(|member| &member.value)
     }
 
     /// Where the value of that member stood in the parsed text; `None` when there is no such member or
     /// it was not parsed from text.
     pub fn span(&self, name: &str) -> Option<Range<usize>> {
-        let member = self.members.iter().find(|member| member.name == name)?;
+        let member = self.member(name)?;
         (!member.span.is_empty()).then(|| member.span.clone())
     }
 
     /// Name and value of each member, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.members.iter().map(|member| (member.name.as_str(), &member.value))
+        self.members()
+    }
+
+    /// The same as a type that can be named.
+    pub(super) fn members(&self) -> Iter<'_> {
+        Iter(self.members.iter())
     }
 
     /// Sets a member, in its old place if there is one, else at the end.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Value>) {
         let (name, value) = (name.into(), value.into());
-        match self.members.iter_mut().find(|member| member.name == name) {
-            Some(member) => {
-                member.value = value;
-                member.span = 0..0;
+        let member = Member { name, value, span: 0..0 };
+        match self.find(&member.name) {
+            Ok(place) => {
+                if let Some(old) = self.members.get_mut(place) {
+                    *old = member;
+                }
             }
-            None => self.members.push(Member { name, value, span: 0..0 }),
+            Err(slot) => {
+                if let Some(order) = &mut self.order {
+                    order.0.insert(slot, place_of(self.members.len()));
+                }
+                self.members.push(member);
+                if self.order.is_none() {
+                    self.order = Order::of(&self.members);
+                }
+            }
         }
     }
 
@@ -268,8 +293,57 @@ impl Object {
 
     /// Takes the member out.
     pub fn remove(&mut self, name: &str) -> Option<Value> {
-        let place = self.members.iter().position(|member| member.name == name)?;
-        Some(self.members.remove(place).value)
+        let place = self.find(name).ok()?;
+        let member = self.members.remove(place);
+        if let Some(order) = &mut self.order {
+            let gone = place_of(place);
+            order.0.retain(|&place| place != gone);
+            order.0.iter_mut().filter(|place| **place > gone).for_each(|place| *place -= 1);
+        }
+        Some(member.value)
+    }
+
+    /// The members as read, in order. The caller has compared the names of the first [`FEW`]; among more,
+    /// the error is where the value of the later of two members of one name stands.
+    pub(super) fn of_members(members: Vec<Member>) -> Result<Self, Range<usize>> {
+        let order = Order::of(&members);
+        match order.as_ref().and_then(|order| order.repeated(&members)) {
+            Some(member) => Err(member.span.clone()),
+            None => Ok(Self { members, order }),
+        }
+    }
+
+    /// Changes each value in place, then sorts the members by `compare` on their names.
+    pub(super) fn rearrange<E>(
+        &mut self,
+        mut change: impl FnMut(&str, &mut Value) -> Result<(), E>,
+        compare: impl Fn(&str, &str) -> Ordering,
+    ) -> Result<(), E> {
+        for member in &mut self.members {
+            change(&member.name, &mut member.value)?;
+        }
+        if !self.members.is_sorted_by(|left, right| compare(&left.name, &right.name).is_le()) {
+            self.members.sort_by(|left, right| compare(&left.name, &right.name));
+            self.order = Order::of(&self.members);
+        }
+        Ok(())
+    }
+
+    fn member(&self, name: &str) -> Option<&Member> {
+        self.members.get(self.find(name).ok()?)
+    }
+
+    /// The place of the member of that name; without one, where in the order its place would belong.
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        match &self.order {
+            None => self.members.iter().position(|member| member.name == name).ok_or(0),
+            Some(order) => {
+                let slot = order.0.binary_search_by(|&place| {
+                    self.members.get(place as usize).map_or(Ordering::Less, |member| member.name.as_str().cmp(name))
+                })?;
+                order.0.get(slot).map(|&place| place as usize).ok_or(slot)
+            }
+        }
     }
 
     /// Appends the compact text.
@@ -287,12 +361,63 @@ impl Object {
     }
 }
 
-impl FromIterator<(String, Value)> for Object {
-    /// The caller sees to it that no name comes twice.
-    fn from_iter<I: IntoIterator<Item = (String, Value)>>(members: I) -> Self {
-        let members = members.into_iter().map(|(name, value)| Member { name, value, span: 0..0 }).collect();
-        Self { members }
+/// Name and value of each member, in order.
+#[derive(Clone, Debug)]
+pub struct Iter<'a>(std::slice::Iter<'a, Member>);
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, &'a Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|member| (member.name.as_str(), &member.value))
     }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl FromIterator<(String, Value)> for Object {
+    /// Of members of one name the last counts, in the place of the first.
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(members: I) -> Self {
+        let mut object = Self::new();
+        let members: Vec<_> = members.into_iter().map(|(name, value)| Member { name, value, span: 0..0 }).collect();
+        if members.len() > FEW {
+            let order = Order::of(&members);
+            if order.as_ref().is_some_and(|order| order.repeated(&members).is_none()) {
+                return Self { members, order };
+            }
+        }
+        for Member { name, value, .. } in members {
+            object.insert(name, value);
+        }
+        object
+    }
+}
+
+impl Order {
+    /// The order of more than [`FEW`] members.
+    fn of(members: &[Member]) -> Option<Box<Self>> {
+        if members.len() <= FEW {
+            return None;
+        }
+        let name = |place: u32| members.get(place as usize).map(|member| member.name.as_str());
+        let mut places: Vec<u32> = (0..place_of(members.len())).collect();
+        places.sort_unstable_by(|&left, &right| name(left).cmp(&name(right)));
+        Some(Box::new(Self(places)))
+    }
+
+    /// The later of two members of one name.
+    fn repeated<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
+        let name = |place: &u32| members.get(*place as usize).map(|member| &member.name);
+        let pair = self.0.windows(2).find(|pair| matches!(pair, [left, right] if name(left) == name(right)))?;
+        members.get(*pair.iter().max()? as usize)
+    }
+}
+
+/// A place as the order keeps it. No document within any limit has four thousand million members.
+fn place_of(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
 }
 
 /// Appends a string literal in the form of RFC 8785, section 3.2.2.2: the two-character escapes where
@@ -300,29 +425,45 @@ impl FromIterator<(String, Value)> for Object {
 pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut clean = 0;
-    for (place, byte) in bytes.iter().enumerate() {
-        let short = match byte {
-            b'"' => b'"',
-            b'\\' => b'\\',
-            0x08 => b'b',
-            0x09 => b't',
-            0x0a => b'n',
-            0x0c => b'f',
-            0x0d => b'r',
-            0x00..=0x1f => 0,
-            _ => continue,
-        };
-        out.extend_from_slice(bytes.get(clean..place).unwrap_or_default());
-        clean = place + 1;
-        if short == 0 {
-            let nibble = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', nibble(byte >> 4), nibble(byte & 15)]);
-        } else {
-            out.extend_from_slice(&[b'\\', short]);
+    let mut rest = text.as_bytes();
+    while let Some((clean, [byte, after @ ..])) = rest.split_at_checked(plain(rest)) {
+        out.extend_from_slice(clean);
+        let nibble = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x09 => out.extend_from_slice(b"\\t"),
+            0x0a => out.extend_from_slice(b"\\n"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            0x0d => out.extend_from_slice(b"\\r"),
+            _ => out.extend_from_slice(&[b'\\', b'u', b'0', b'0', nibble(byte >> 4), nibble(byte & 15)]),
         }
+        rest = after;
     }
-    out.extend_from_slice(bytes.get(clean..).unwrap_or_default());
+    out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// How many bytes come before the first quote, backslash or control character: what a string literal
+/// carries as it is.
+pub(super) fn plain(text: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let (words, tail) = text.as_chunks::<8>();
+    let mut passed = 0;
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let quote = word ^ (ONES * 0x22);
+        let slash = word ^ (ONES * 0x5c);
+        // A byte is zero when taking one from it borrows; the lowest such byte is always a true one.
+        let stop = (quote.wrapping_sub(ONES) & !quote
+            | slash.wrapping_sub(ONES) & !slash
+            | word.wrapping_sub(ONES * 0x20) & !word)
+            & HIGH;
+        if stop != 0 {
+            return passed + stop.trailing_zeros() as usize / 8;
+        }
+        passed += 8;
+    }
+    passed + tail.iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f)).count()
 }

@@ -1,8 +1,15 @@
 //! What is written.
 
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 
-use crate::{clock::Timestamp, json::Digest};
+use super::store::LONGEST;
+use crate::{
+    call::{Caller, Fault, Refused, cut},
+    clock::Timestamp,
+    grant::{Basis, Permitted},
+    json::{self, Canonical, Digest, Limits, Value},
+};
 
 /// One entry, as it stands in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +77,17 @@ pub enum Event {
         /// How many policies it has.
         policies: usize,
     },
+    /// `call.refused`: a message of a known caller that never became a call.
+    MessageRefused {
+        /// Whose.
+        agent: String,
+        /// The credential's id.
+        credential: String,
+        /// The stable reason code.
+        reason: String,
+        /// The method it names, if that could be read, cut to 64 bytes.
+        method: Option<String>,
+    },
     /// `server.started`
     ServerStarted {
         /// Version of the program.
@@ -105,4 +123,425 @@ impl Settlement {
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// What an entry says of a payload: the HMAC-SHA-256 of its bytes under a salt of its own, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commitment {
+    digest: [u8; 32],
+    bytes: u64,
+}
+
+impl Commitment {
+    /// Commits to `payload` under `salt`.
+    pub fn of(salt: &[u8; 16], payload: &[u8]) -> Self {
+        let mut digest = [0; 32];
+        let key = hmac::Key::new(hmac::HMAC_SHA256, salt);
+        digest.copy_from_slice(hmac::sign(&key, payload).as_ref());
+        Self { digest, bytes: payload.len() as u64 }
+    }
+
+    /// The HMAC, as the name of a file that holds the payload.
+    pub(super) fn name(&self) -> Digest {
+        Digest(self.digest)
+    }
+}
+
+/// The longest text of one member, bytes with its escapes; a longer one is cut.
+const MEMBER: usize = 1_024;
+/// The longest policy id in an entry, and how many are named.
+const POLICY: usize = 256;
+const POLICIES: usize = 64;
+
+/// The text of a `call.intended` entry.
+pub(super) fn intended(at: Timestamp, call: &Permitted, arguments: &Commitment) -> Result<Vec<u8>, Fault> {
+    let (basis, call) = (call.basis(), call.call());
+    let (principal, tool) = (call.principal(), call.tool());
+    let mut line = Line::new();
+    line.text("agent", &principal.agent);
+    line.commitment("arguments", arguments);
+    line.time("at", at);
+    line.text("call", call.id().as_str());
+    line.digest("contract", &tool.digest);
+    line.text("credential", &principal.credential);
+    line.text(
+        "door",
+        match call.door() {
+            crate::call::Door::Http => "http",
+            crate::call::Door::Stdio => "stdio",
+        },
+    );
+    line.basis_set(basis);
+    line.text("issuer", &principal.issuer);
+    line.text("kind", "call.intended");
+    line.text("method", call.operation().method());
+    line.policies(basis);
+    line.option("task", principal.task.as_deref());
+    line.text("tool", &tool.name);
+    line.text("upstream", tool.upstream.as_str());
+    line.option("user", principal.user.as_deref());
+    line.end()
+}
+
+/// How a call ended, as it is written.
+pub(super) struct Ending<'a> {
+    pub(super) intent: u64,
+    pub(super) call: &'a str,
+    pub(super) settlement: Settlement,
+    pub(super) why: Option<&'a str>,
+    pub(super) result: Option<&'a Commitment>,
+    pub(super) took_us: Option<u64>,
+    pub(super) findings: &'a [String],
+}
+
+/// The text of a `call.settled` entry.
+pub(super) fn settled(at: Timestamp, ending: &Ending<'_>) -> Result<Vec<u8>, Fault> {
+    let mut line = Line::new();
+    line.time("at", at);
+    line.text("call", ending.call);
+    if !ending.findings.is_empty() {
+        line.texts("findings", ending.findings.iter().map(String::as_str));
+    }
+    line.number("intent", ending.intent);
+    line.text("kind", "call.settled");
+    line.text("outcome", ending.settlement.word());
+    if let Some(result) = ending.result {
+        line.commitment("result", result);
+    }
+    if let Some(took) = ending.took_us {
+        line.number("took_us", took);
+    }
+    line.version();
+    line.option("why", ending.why);
+    line.end()
+}
+
+/// The text of a `call.refused` entry. The sentence for the agent is left out: it may quote arguments.
+pub(super) fn refused(at: Timestamp, refused: &Refused, caller: &Caller, basis: &Basis) -> Result<Vec<u8>, Fault> {
+    let principal = &caller.principal;
+    let mut line = Line::new();
+    line.text("agent", &principal.agent);
+    line.time("at", at);
+    line.text("call", caller.id.as_str());
+    if let Some(tool) = &caller.tool {
+        line.digest("contract", &tool.digest);
+    }
+    line.text("credential", &principal.credential);
+    line.basis_set(basis);
+    line.text("issuer", &principal.issuer);
+    line.text("kind", "call.refused");
+    line.text("method", caller.operation.method());
+    line.text("name", cut(&caller.name, 256));
+    line.option("pointer", refused.pointer());
+    line.policies(basis);
+    line.text("reason", refused.code());
+    line.option("task", principal.task.as_deref());
+    if let Some(tool) = &caller.tool {
+        line.text("tool", &tool.name);
+        line.text("upstream", tool.upstream.as_str());
+    }
+    line.option("user", principal.user.as_deref());
+    line.end()
+}
+
+/// The text of the entry of an event.
+pub(super) fn event(at: Timestamp, event: &Event) -> Result<Vec<u8>, Fault> {
+    let mut line = Line::new();
+    match event {
+        Event::TokenIssued { credential, agent, user, task, expires } => {
+            line.text("agent", agent);
+            line.time("at", at);
+            line.text("credential", credential);
+            line.time("expires", *expires);
+            line.text("kind", "token.issued");
+            line.option("task", task.as_deref());
+            line.option("user", user.as_deref());
+        }
+        Event::TokenRevoked { agent, credential } => {
+            line.text("agent", agent);
+            line.time("at", at);
+            line.option("credential", credential.as_deref());
+            line.text("kind", "token.revoked");
+        }
+        Event::ToolRegistered { upstream, tool, contract } => {
+            line.time("at", at);
+            line.digest("contract", contract);
+            line.text("kind", "tool.registered");
+            line.text("tool", tool);
+            line.text("upstream", upstream);
+        }
+        Event::ToolQuarantined { upstream, tool, why } => {
+            line.time("at", at);
+            line.text("kind", "tool.quarantined");
+            line.text("tool", tool);
+            line.text("upstream", upstream);
+            line.version();
+            line.text("why", why);
+        }
+        Event::ToolAccepted { upstream, tool, contract } => {
+            line.time("at", at);
+            line.digest("contract", contract);
+            line.text("kind", "tool.accepted");
+            line.text("tool", tool);
+            line.text("upstream", upstream);
+        }
+        Event::PolicyLoaded { set, policies } => {
+            line.time("at", at);
+            line.text("kind", "policy.loaded");
+            line.number("policies", *policies as u64);
+            line.digest("set", set);
+        }
+        Event::ServerStarted { version } => {
+            line.time("at", at);
+            line.text("kind", "server.started");
+            line.version();
+            line.text("version", version);
+        }
+        Event::ServerStopped { why } => {
+            line.time("at", at);
+            line.text("kind", "server.stopped");
+            line.version();
+            line.text("why", why);
+        }
+    }
+    line.end()
+}
+
+/// The text of a `payload.redacted` entry.
+pub(super) fn redacted(at: Timestamp, entry: u64) -> Result<Vec<u8>, Fault> {
+    let mut line = Line::new();
+    line.time("at", at);
+    line.number("entry", entry);
+    line.text("kind", "payload.redacted");
+    line.end()
+}
+
+/// An entry being written: members in the order of their names, which is that of RFC 8785.
+struct Line {
+    out: Vec<u8>,
+    last: &'static str,
+}
+
+impl Line {
+    fn new() -> Self {
+        let mut out = Vec::with_capacity(768);
+        out.push(b'{');
+        Self { out, last: "" }
+    }
+
+    fn name(&mut self, name: &'static str) {
+        debug_assert!(self.last < name, "members are written in order");
+        if !self.last.is_empty() {
+            self.out.push(b',');
+        }
+        self.last = name;
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, name: &'static str, text: &str) {
+        self.name(name);
+        quote(text, MEMBER, &mut self.out);
+    }
+
+    fn option(&mut self, name: &'static str, text: Option<&str>) {
+        // the version stands between `user` and `why`, so it is written on the way
+        if name > "v" {
+            self.version();
+        }
+        if let Some(text) = text {
+            self.text(name, text);
+        }
+    }
+
+    fn texts<'a>(&mut self, name: &'static str, texts: impl Iterator<Item = &'a str>) {
+        self.name(name);
+        self.out.push(b'[');
+        for (place, text) in texts.take(POLICIES).enumerate() {
+            if place > 0 {
+                self.out.push(b',');
+            }
+            quote(text, POLICY, &mut self.out);
+        }
+        self.out.push(b']');
+    }
+
+    fn number(&mut self, name: &'static str, number: u64) {
+        self.name(name);
+        decimal(number, &mut self.out);
+    }
+
+    fn time(&mut self, name: &'static str, at: Timestamp) {
+        self.name(name);
+        self.out.push(b'"');
+        self.out.extend_from_slice(format!("{at:.6}").as_bytes());
+        self.out.push(b'"');
+    }
+
+    fn digest(&mut self, name: &'static str, digest: &Digest) {
+        self.name(name);
+        self.out.extend_from_slice(b"\"sha256:");
+        hex(&digest.0, &mut self.out);
+        self.out.push(b'"');
+    }
+
+    fn commitment(&mut self, name: &'static str, commitment: &Commitment) {
+        self.name(name);
+        self.out.extend_from_slice(b"{\"bytes\":");
+        decimal(commitment.bytes, &mut self.out);
+        self.out.extend_from_slice(b",\"digest\":\"hmac-sha256:");
+        hex(&commitment.digest, &mut self.out);
+        self.out.extend_from_slice(b"\"}");
+    }
+
+    fn basis_set(&mut self, basis: &Basis) {
+        if let Some(set) = &basis.set {
+            self.digest("grants", set);
+        }
+    }
+
+    fn policies(&mut self, basis: &Basis) {
+        if !basis.policies.is_empty() {
+            self.texts("policies", basis.policies.iter().map(|policy| &**policy));
+        }
+    }
+
+    fn version(&mut self) {
+        if self.last < "v" {
+            self.number("v", 1);
+        }
+    }
+
+    fn end(mut self) -> Result<Vec<u8>, Fault> {
+        self.version();
+        self.out.push(b'}');
+        if self.out.len() > LONGEST {
+            return Err(Fault("an entry would be too long for the ledger".to_owned()));
+        }
+        Ok(self.out)
+    }
+}
+
+/// Appends a string literal in the form of RFC 8785, cut so that it has at most `most` bytes between its quotes.
+fn quote(text: &str, most: usize, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let start = out.len();
+    let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
+    if text.len() <= most && text.as_bytes().iter().all(plain) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        let mut escaped = [0; 8];
+        for c in text.chars() {
+            let piece: &[u8] = match c {
+                '"' => b"\\\"",
+                '\\' => b"\\\\",
+                '\u{8}' => b"\\b",
+                '\t' => b"\\t",
+                '\n' => b"\\n",
+                '\u{c}' => b"\\f",
+                '\r' => b"\\r",
+                c if c < ' ' => {
+                    let mut code = Vec::with_capacity(6);
+                    code.extend_from_slice(b"\\u00");
+                    hex(&[c as u8], &mut code);
+                    escaped.iter_mut().zip(code).for_each(|(to, from)| *to = from);
+                    escaped.get(..6).unwrap_or_default()
+                }
+                c => c.encode_utf8(&mut escaped).as_bytes(),
+            };
+            if out.len() - start + piece.len() > most {
+                break;
+            }
+            out.extend_from_slice(piece);
+        }
+    }
+    out.push(b'"');
+}
+
+fn hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            out.push(DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0'));
+        }
+    }
+}
+
+fn decimal(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut rest = number;
+    let mut used = 0;
+    for place in digits.iter_mut().rev() {
+        *place = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        used += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(20 - used..).unwrap_or_default());
+}
+
+/// The text of a top-level string member, unparsed: what stands between its quotes, escapes and all. Entries
+/// never nest a member of these names, and a quote inside a string is escaped, so the first find is it.
+pub(super) fn member<'a>(entry: &'a [u8], name: &str) -> Option<&'a str> {
+    let sought = format!("\"{name}\":\"");
+    let from = memchr::memmem::find(entry, sought.as_bytes())? + sought.len();
+    let rest = entry.get(from..)?;
+    let mut end = 0;
+    loop {
+        end += memchr::memchr2(b'"', b'\\', rest.get(end..)?)?;
+        if rest.get(end) == Some(&b'"') {
+            return std::str::from_utf8(rest.get(..end)?).ok();
+        }
+        end += 2;
+    }
+}
+
+/// How [`member`] shows a text: with its escapes, without its quotes.
+pub(super) fn escaped(text: &str) -> String {
+    let mut out = Vec::new();
+    quote(text, MEMBER, &mut out);
+    let inner = out.get(1..out.len() - 1).unwrap_or_default();
+    String::from_utf8_lossy(inner).into_owned()
+}
+
+/// The tree of an entry; `None` when it is not JSON as we read it.
+pub(super) fn tree(text: &[u8]) -> Option<Value> {
+    json::parse(text, &Limits { bytes: LONGEST, depth: 8, nodes: 4_096 }).ok()
+}
+
+/// What is wrong with an entry taken by itself; `None` when nothing is.
+pub(super) fn flaw(text: &[u8]) -> Option<String> {
+    let Some(tree) = tree(text) else { return Some("it is not JSON".to_owned()) };
+    match Canonical::of(tree.clone()) {
+        Ok(canonical) if canonical.bytes() == text => {}
+        _ => return Some("it is not in canonical form".to_owned()),
+    }
+    if tree.get("v").and_then(Value::as_number).and_then(json::Number::as_i64) != Some(1) {
+        return Some("its version is not 1".to_owned());
+    }
+    let text_of = |name: &str| tree.get(name).and_then(Value::as_str);
+    if text_of("at").and_then(|at| at.parse::<Timestamp>().ok()).is_none() {
+        return Some("it does not say when".to_owned());
+    }
+    let kind = text_of("kind").unwrap_or_default();
+    let needed: &[&str] = match kind {
+        "call.intended" => &["agent", "call", "contract", "credential", "issuer", "method", "tool", "upstream"],
+        "call.settled" => &["call", "outcome"],
+        "call.refused" => &["agent", "call", "credential", "issuer", "method", "name", "reason"],
+        "token.issued" => &["agent", "credential", "expires"],
+        "token.revoked" => &["agent"],
+        "tool.registered" | "tool.accepted" => &["contract", "tool", "upstream"],
+        "tool.quarantined" => &["tool", "upstream", "why"],
+        "policy.loaded" => &["set"],
+        "server.started" => &["version"],
+        "server.stopped" => &["why"],
+        "payload.redacted" | "call.held" | "hold.approved" | "hold.denied" | "hold.expired" | "hold.cancelled"
+        | "hold.void" | "hold.spent" | "freeze.set" | "freeze.lifted" | "approver.added" => &[],
+        other => return Some(format!("its kind `{}` is unknown", cut(other, 64).escape_debug())),
+    };
+    let missing = needed.iter().find(|name| text_of(name).is_none());
+    missing.map(|name| format!("its member `{name}` is missing"))
 }

@@ -3,22 +3,56 @@
 //! An append-only sequence of canonical JSON entries under an RFC 6962 Merkle tree, written before the
 //! act. [`Ledger`] is the door; one committer behind it groups appends into durable writes.
 
+//!
+//! On disk, below the folder: `store/` the entries (sled), `payloads/` long payloads, `tlog/` the published log
+//! (C2SP tlog-tiles), `ledger.key` the key that signs checkpoints, `ledger.pub` the one that verifies them,
+//! `ledger.lock` held by the process that has it open.
+
+mod committer;
 mod entry;
+#[cfg(test)]
+mod memory;
+mod note;
+mod payloads;
+pub mod rebuild;
 mod reply;
+mod search;
+mod sled_store;
+mod store;
+mod tiles;
+mod tree;
+pub mod verify;
 mod views;
 
 pub use entry::{Entry, Event, Settlement};
 pub use reply::{Body, Reply};
-pub use views::Views;
+pub use search::Filter;
+pub use views::{Token, Views};
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
 
 use crate::{
     call::{Caller, Fault, Refused},
-    clock::Clock,
+    clock::{Clock, random},
     contract::Inspected,
     grant::{Basis, Permitted},
+    json::Value,
+    upstream::Outcome,
 };
+use committer::{Committer, Effect, Item};
+use entry::{Commitment, Ending};
+use note::{Checkpoint, Signer};
+use sled_store::{LONGEST_HERE, SledStore};
+use store::{Content, Kept, Store};
+use tiles::{Publisher, Tiles};
+use tree::Subtrees as _;
 
 /// A permitted call whose intent is durable. The only thing that can be forwarded; minted in this module only.
 #[derive(Debug)]
@@ -66,7 +100,27 @@ pub struct Ledger {
 }
 
 #[derive(Debug)]
-struct Inner {}
+struct Inner {
+    // in the order in which they end: the committer and the publisher before the lock is let go
+    committer: Committer,
+    publisher: Publisher,
+    store: Arc<dyn Store>,
+    signer: Arc<Signer>,
+    options: Options,
+    clock: Clock,
+    folder: PathBuf,
+    _lock: Option<fs::File>,
+}
+
+/// A payload, and the salt under which its entry commits to it: the entry's `digest` is
+/// `HMAC-SHA-256(salt, bytes)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// The key of the HMAC.
+    pub salt: [u8; 16],
+    /// The canonical arguments, or the result as it was told to the agent.
+    pub bytes: Bytes,
+}
 
 impl Ledger {
     /// Opens the ledger in `folder`, makes it where there is none, and settles every intent that a
@@ -74,8 +128,29 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Fault`] when the store is locked by another process, damaged, or of a newer format.
-    pub fn open(_folder: &Path, _options: Options, _clock: Clock) -> Result<(Self, Recovery), Fault> {
-        Err(Fault("not yet".to_owned()))
+    pub fn open(folder: &Path, options: Options, clock: Clock) -> Result<(Self, Recovery), Fault> {
+        let failed = |error: std::io::Error| Fault(format!("`{}` cannot be opened: {error}", folder.display()));
+        fs::create_dir_all(folder).map_err(failed)?;
+        let lock = lock(folder)?;
+        let store = Arc::new(SledStore::open(&folder.join("store"))?);
+        Self::start(folder, store, Some(lock), options, clock)
+    }
+
+    fn start(
+        folder: &Path,
+        store: Arc<dyn Store>,
+        lock: Option<fs::File>,
+        options: Options,
+        clock: Clock,
+    ) -> Result<(Self, Recovery), Fault> {
+        let signer = Arc::new(Signer::open(folder, &options.origin)?);
+        let (committer, orphans) = Committer::start(Arc::clone(&store), clock.clone())?;
+        let shared = Arc::clone(&committer.shared);
+        let publisher = Publisher::start(folder.join("tlog"), Arc::clone(&store), shared, Arc::clone(&signer))?;
+        let size = committer.shared.durable();
+        let folder = folder.to_owned();
+        let inner = Inner { committer, publisher, store, signer, options, clock, folder, _lock: lock };
+        Ok((Self { inner: Arc::new(inner) }, Recovery { orphans, size }))
     }
 
     /// Writes the intent. When this returns it is durable, unless reads are batched and the tool only
@@ -84,20 +159,108 @@ impl Ledger {
     /// # Errors
     /// [`Refused::Unavailable`] when it cannot be written; nothing may be forwarded then.
     pub async fn intend(&self, call: Permitted) -> Result<Recorded, Box<(Refused, Caller, Basis)>> {
-        let basis = call.basis().clone();
-        Err(Box::new((Refused::Unavailable(Fault("not yet".to_owned())), call.call().caller(), basis)))
+        match self.write_intent(&call).await {
+            Ok(seq) => Ok(Recorded { call, seq }),
+            Err(fault) => {
+                tracing::error!(call = %call.call().id(), %fault, "an intent cannot be written");
+                Err(Box::new((Refused::Unavailable(fault), call.call().caller(), call.basis().clone())))
+            }
+        }
+    }
+
+    async fn write_intent(&self, call: &Permitted) -> Result<u64, Fault> {
+        let inner = &self.inner;
+        let (arguments, kept) = self.keep(call.call().arguments().bytes()).await?;
+        let text = entry::intended(inner.clock.now(), call, &arguments)?;
+        let item = Item { text, kept, effect: Effect::Opens };
+        if inner.options.batched_reads && call.call().tool().only_reads() {
+            inner.committer.write_behind(item).await
+        } else {
+            inner.committer.write(item).await
+        }
+    }
+
+    /// Commits to a payload, and keeps it where payloads are kept.
+    async fn keep(&self, payload: &Bytes) -> Result<(Commitment, Option<Kept>), Fault> {
+        let salt: [u8; 16] = random().map_err(|error| Fault(error.to_string()))?;
+        let commitment = Commitment::of(&salt, payload);
+        if !self.inner.options.keep_payloads {
+            return Ok((commitment, None));
+        }
+        if payload.len() <= LONGEST_HERE {
+            return Ok((commitment, Some(Kept { salt, content: Content::Here(payload.clone()) })));
+        }
+        let (folder, name, payload) = (self.inner.folder.join("payloads"), commitment.name(), payload.clone());
+        let written = tokio::task::spawn_blocking(move || payloads::keep(&folder, &name, &payload)).await;
+        written.map_err(|_| Fault("writing a payload was cut short".to_owned()))??;
+        Ok((commitment, Some(Kept { salt, content: Content::File(name) })))
     }
 
     /// Writes the outcome and gives the reply. The reply to a tool with effects waits until the outcome
-    /// is durable; the reply to one that only reads does not.
+    /// is durable; the reply to one that only reads does not. An outcome that cannot be written is answered
+    /// as unknown, since that is what the ledger will say of it.
     pub async fn settle(&self, done: Inspected) -> Reply {
         let (forwarded, findings) = done.into_parts();
-        let (recorded, outcome, _took) = forwarded.into_parts();
-        Reply::settled(recorded, outcome, findings)
+        let (recorded, outcome, took) = forwarded.into_parts();
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(1 << 53);
+        match self.write_outcome(&recorded, &outcome, took_us, &findings).await {
+            Ok(()) => Reply::settled(recorded, outcome, findings),
+            Err(fault) => {
+                tracing::error!(call = %recorded.call().call().id(), %fault, "an outcome cannot be written");
+                Reply::settled(recorded, Outcome::Unknown { why: "ledger", detail: fault.to_string() }, findings)
+            }
+        }
     }
 
-    /// Records a refusal and gives the reply.
-    pub async fn refuse(&self, refused: Refused, caller: Caller, _basis: Basis) -> Reply {
+    async fn write_outcome(
+        &self,
+        recorded: &Recorded,
+        outcome: &Outcome,
+        took_us: u64,
+        findings: &[String],
+    ) -> Result<(), Fault> {
+        let call = recorded.call().call();
+        let failed = |tree: &Value| tree.get("isError").and_then(Value::as_bool) == Some(true);
+        let (settlement, why, result) = match outcome {
+            Outcome::Result { tree, text } if failed(tree) => (Settlement::ToolError, None, Some(text)),
+            Outcome::Result { text, .. } => (Settlement::Ok, None, Some(text)),
+            Outcome::Error { text, .. } => (Settlement::UpstreamError, None, Some(text)),
+            Outcome::NotSent { .. } => (Settlement::UpstreamError, Some("not_sent"), None),
+            Outcome::Unknown { why, .. } => (Settlement::Unknown, Some(*why), None),
+        };
+        let (result, kept) = match result {
+            Some(text) => self.keep(text).await.map(|(result, kept)| (Some(result), kept))?,
+            None => (None, None),
+        };
+        let ending = Ending {
+            intent: recorded.seq(),
+            call: call.id().as_str(),
+            settlement,
+            why,
+            result: result.as_ref(),
+            took_us: Some(took_us),
+            findings,
+        };
+        let text = entry::settled(self.inner.clock.now(), &ending)?;
+        let item = Item { text, kept, effect: Effect::Settles(recorded.seq()) };
+        if call.tool().only_reads() {
+            self.inner.committer.enqueue(item).await?;
+        } else {
+            self.inner.committer.write(item).await?;
+        }
+        Ok(())
+    }
+
+    /// Records a refusal and gives the reply. A refusal that cannot be recorded is a refusal all the same.
+    pub async fn refuse(&self, refused: Refused, caller: Caller, basis: Basis) -> Reply {
+        let text = entry::refused(self.inner.clock.now(), &refused, &caller, &basis);
+        let written = match text {
+            Ok(text) => self.inner.committer.write(Item { text, kept: None, effect: Effect::None }).await,
+            Err(fault) => Err(fault),
+        };
+        if let Err(fault) = written {
+            tracing::error!(call = %caller.id, %fault, "a refusal cannot be written");
+        }
         Reply::refused(refused, caller)
     }
 
@@ -105,41 +268,145 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Fault`] when it cannot be written; what it announces must not happen then.
-    pub async fn note(&self, _event: Event) -> Result<u64, Fault> {
-        Err(Fault("not yet".to_owned()))
+    pub async fn note(&self, event: Event) -> Result<u64, Fault> {
+        let text = entry::event(self.inner.clock.now(), &event)?;
+        let effect = if Views::concerns(&text) { Effect::Folds } else { Effect::None };
+        self.inner.committer.write(Item { text, kept: None, effect }).await
     }
 
     /// What is so because of the entries so far.
     pub fn views(&self) -> Arc<Views> {
-        Arc::default()
+        self.inner.committer.shared.views()
     }
 
     /// How many entries it has, durable ones.
     pub fn size(&self) -> u64 {
-        0
+        self.inner.committer.shared.durable()
     }
 
     /// Entries from `from` on, at most `most`, in order.
     ///
     /// # Errors
     /// [`Fault`] when the store cannot be read.
-    pub fn entries(&self, _from: u64, _most: usize) -> Result<Vec<Entry>, Fault> {
-        Ok(Vec::new())
+    pub fn entries(&self, from: u64, most: usize) -> Result<Vec<Entry>, Fault> {
+        let left = usize::try_from(self.size().saturating_sub(from)).unwrap_or(usize::MAX);
+        let stored = self.inner.store.read(from, most.min(left))?;
+        Ok((from..).zip(stored).map(|(seq, stored)| Entry { seq, text: stored.text }).collect())
+    }
+
+    /// What is kept beside an entry: the arguments of an intent, the result of an outcome. `None` when
+    /// nothing was kept, or it was redacted.
+    ///
+    /// # Errors
+    /// [`Fault`] when it cannot be read.
+    pub fn payload(&self, seq: u64) -> Result<Option<Payload>, Fault> {
+        let Some(Kept { salt, content }) = self.inner.store.payload(seq)? else { return Ok(None) };
+        let bytes = match content {
+            Content::Here(bytes) => Some(bytes),
+            Content::File(name) => payloads::read(&self.inner.folder.join("payloads"), &name)?,
+        };
+        Ok(bytes.map(|bytes| Payload { salt, bytes }))
+    }
+
+    /// Removes what is kept beside an entry, its salt too, and records that: `payload.redacted`. The log
+    /// verifies as before. Returns the index of the record, or `None` when there was nothing to remove.
+    /// The embedded store writes over the bytes when it reuses their segment of its file.
+    ///
+    /// # Errors
+    /// [`Fault`] when it cannot be written.
+    pub async fn redact(&self, seq: u64) -> Result<Option<u64>, Fault> {
+        let Some(kept) = self.inner.store.payload(seq)? else { return Ok(None) };
+        let text = entry::redacted(self.inner.clock.now(), seq)?;
+        let at = self.inner.committer.write(Item { text, kept: None, effect: Effect::Redacts(seq) }).await?;
+        if let Content::File(name) = kept.content {
+            payloads::remove(&self.inner.folder.join("payloads"), &name)?;
+        }
+        Ok(Some(at))
     }
 
     /// Whether it can be written: false once any write has failed.
     pub fn healthy(&self) -> bool {
-        true
+        self.inner.committer.shared.healthy()
     }
 
     /// A signed checkpoint (C2SP signed note) over everything durable now.
     ///
     /// # Errors
-    /// [`Fault`] when the store failed.
+    /// [`Fault`] when the store failed, or the log cannot be published.
     pub async fn checkpoint(&self) -> Result<String, Fault> {
-        Err(Fault("not yet".to_owned()))
+        if !self.healthy() {
+            return Err(Fault("the ledger cannot be written: nothing is signed".to_owned()));
+        }
+        // published first, since whoever gets a checkpoint may ask for the tiles of its size
+        let checkpoint = self.inner.publisher.publish().await?;
+        Ok(self.inner.signer.sign(&checkpoint.text()))
     }
 
-    /// Writes out what waits, then stops the committer. Appends after this fail.
-    pub async fn close(&self) {}
+    /// The verifier key of the checkpoints (C2SP signed-note, `vkey`).
+    pub fn verifier_key(&self) -> String {
+        self.inner.signer.key().to_string()
+    }
+
+    /// Where the log is published: the folder that is served as `/tlog/`.
+    pub fn published(&self) -> PathBuf {
+        self.inner.folder.join("tlog")
+    }
+
+    /// A receipt for one entry (C2SP tlog-proof): verifies with the verifier key and nothing else.
+    ///
+    /// # Errors
+    /// [`Fault`] when there is no such entry, or it cannot be read.
+    pub async fn prove(&self, seq: u64) -> Result<String, Fault> {
+        let inner = Arc::clone(&self.inner);
+        let entry = inner.store.read(seq, 1)?.pop().filter(|_| seq < self.size());
+        let entry = entry.ok_or_else(|| Fault(format!("there is no entry {seq}")))?;
+        let checkpoint = inner.publisher.publish().await?;
+        let proof = tokio::task::spawn_blocking(move || {
+            let path = Tiles::new(&inner.folder.join("tlog"), checkpoint.size).inclusion(seq, checkpoint.size)?;
+            if !tree::included(&entry.hash, seq, checkpoint.size, &path, &checkpoint.root) {
+                return Err(Fault(
+                    "the store and the published log differ: run `countersign ledger verify`".to_owned(),
+                ));
+            }
+            Ok(write_proof(seq, &path, &checkpoint, &inner.signer))
+        });
+        proof.await.map_err(|_| Fault("the proof was cut short".to_owned()))?
+    }
+
+    /// Writes out what waits, settles what is still open as `unknown`, publishes, then stops. Appends after this fail.
+    pub async fn close(&self) {
+        let inner = Arc::clone(&self.inner);
+        let stopped = tokio::task::spawn_blocking(move || {
+            inner.committer.stop();
+            inner.publisher.stop();
+        });
+        // it is only cut short when the runtime ends, and then dropping the ledger does the same
+        let _cut_short = stopped.await;
+    }
+}
+
+fn write_proof(seq: u64, path: &[tree::Hash], checkpoint: &Checkpoint, signer: &Signer) -> String {
+    let mut proof = format!("c2sp.org/tlog-proof@v1\nindex {seq}\n");
+    for step in path {
+        proof.push_str(&BASE64.encode(step));
+        proof.push('\n');
+    }
+    proof.push('\n');
+    proof.push_str(&signer.sign(&checkpoint.text()));
+    proof
+}
+
+/// Takes the ledger for this process alone.
+fn lock(folder: &Path) -> Result<fs::File, Fault> {
+    let path = folder.join("ledger.lock");
+    let failed = |error: std::io::Error| Fault(format!("`{}` cannot be locked: {error}", path.display()));
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Fault(format!(
+            "the ledger in `{}` is in use by another process: stop it, or ask it through its control socket",
+            folder.display()
+        ))),
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
 }

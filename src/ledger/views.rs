@@ -2,7 +2,16 @@
 
 use std::collections::HashMap;
 
-use crate::clock::Timestamp;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::entry;
+use crate::{clock::Timestamp, json::Value};
+
+/// How long a credential that has ended is remembered.
+const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+/// How long the revocation of a credential that was never issued is remembered.
+const UNKNOWN: jiff::SignedDuration = jiff::SignedDuration::from_hours(24 * 400);
 
 /// A credential of our own that has not ended yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +31,16 @@ pub struct Views {
     pub(super) pins: HashMap<(String, String), String>,
 }
 
+/// The form of a snapshot; a snapshot of another form is ignored and the entries are folded again.
+#[derive(Serialize, Deserialize)]
+struct Form {
+    version: u32,
+    tokens: Vec<(String, String, i64, bool)>,
+    pins: Vec<(String, String, String)>,
+}
+
+const VERSION: u32 = 1;
+
 impl Views {
     /// The credential of that id, if one was issued and has not ended long ago.
     pub fn token(&self, credential: &str) -> Option<&Token> {
@@ -31,5 +50,67 @@ impl Views {
     /// The contract digest that was last registered or accepted for a tool, by upstream and the tool's own name.
     pub fn pin(&self, upstream: &str, tool: &str) -> Option<&str> {
         self.pins.get(&(upstream.to_owned(), tool.to_owned())).map(String::as_str)
+    }
+
+    /// Whether an entry changes any view: a glance at its kind.
+    pub(super) fn concerns(text: &[u8]) -> bool {
+        matches!(
+            entry::member(text, "kind"),
+            Some("token.issued" | "token.revoked" | "tool.registered" | "tool.accepted")
+        )
+    }
+
+    /// Takes one entry in.
+    pub(super) fn fold(&mut self, text: &[u8]) {
+        let Some(tree) = entry::tree(text) else { return };
+        let text = |name: &str| tree.get(name).and_then(Value::as_str);
+        let time = |name: &str| text(name).and_then(|time| time.parse::<Timestamp>().ok());
+        let Some(at) = time("at") else { return };
+        match (text("kind"), text("agent"), text("credential")) {
+            (Some("token.issued"), Some(agent), Some(credential)) => {
+                let Some(expires) = time("expires") else { return };
+                self.tokens.retain(|_, token| token.expires.saturating_add(REMEMBERED).is_ok_and(|end| end > at));
+                // a revocation that came first stands
+                let revoked = self.tokens.get(credential).is_some_and(|token| token.revoked);
+                self.tokens.insert(credential.to_owned(), Token { agent: agent.to_owned(), expires, revoked });
+            }
+            (Some("token.revoked"), Some(agent), Some(credential)) => {
+                let expires = at.saturating_add(UNKNOWN).unwrap_or(at);
+                let token = self.tokens.entry(credential.to_owned());
+                token.or_insert_with(|| Token { agent: agent.to_owned(), expires, revoked: true }).revoked = true;
+            }
+            (Some("token.revoked"), Some(agent), None) => {
+                self.tokens.values_mut().filter(|token| token.agent == agent).for_each(|token| token.revoked = true);
+            }
+            (Some("tool.registered" | "tool.accepted"), _, _) => {
+                if let (Some(upstream), Some(tool), Some(contract)) = (text("upstream"), text("tool"), text("contract"))
+                {
+                    self.pins.insert((upstream.to_owned(), tool.to_owned()), contract.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn to_snapshot(&self) -> Bytes {
+        let tokens = self
+            .tokens
+            .iter()
+            .map(|(id, token)| (id.clone(), token.agent.clone(), token.expires.as_microsecond(), token.revoked));
+        let pins = self.pins.iter().map(|((upstream, tool), pin)| (upstream.clone(), tool.clone(), pin.clone()));
+        let form = Form { version: VERSION, tokens: tokens.collect(), pins: pins.collect() };
+        // a snapshot that cannot be read back is as good as none
+        serde_json::to_vec(&form).unwrap_or_default().into()
+    }
+
+    pub(super) fn of_snapshot(bytes: &[u8]) -> Option<Self> {
+        let form: Form = serde_json::from_slice(bytes).ok()?;
+        let mut views = Self::default();
+        for (id, agent, expires, revoked) in form.tokens {
+            let expires = Timestamp::from_microsecond(expires).ok()?;
+            views.tokens.insert(id, Token { agent, expires, revoked });
+        }
+        views.pins = form.pins.into_iter().map(|(upstream, tool, pin)| ((upstream, tool), pin)).collect();
+        (form.version == VERSION).then_some(views)
     }
 }

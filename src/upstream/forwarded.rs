@@ -41,6 +41,19 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// The word for it in metrics: `ok`, `tool_error`, `upstream_error`, `not_sent`, `unknown`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Result { tree, .. } if tree.get("isError").and_then(Value::as_bool) == Some(true) => "tool_error",
+            Self::Result { .. } => "ok",
+            Self::Error { .. } => "upstream_error",
+            Self::NotSent { .. } => "not_sent",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
 /// A call that was forwarded. Only [`super`] makes one, out of a [`Recorded`].
 #[derive(Debug)]
 pub struct Forwarded {

@@ -3,13 +3,45 @@
 //! [`Upstreams::forward`] takes a [`Recorded`] and nothing else: there is no other way to have a tool
 //! server do something. Lists and subscriptions, which do nothing, go through a closed enum of their own.
 
+mod backoff;
+mod breaker;
+mod child;
+mod deliver;
+mod endpoint;
 mod forwarded;
+mod house;
+mod http;
+mod lines;
+mod message;
+mod outgoing;
+mod peer;
+mod queue;
+mod sse;
+mod stdio;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
+pub use deliver::Subscription;
 pub use forwarded::{Forwarded, Outcome};
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::sync::broadcast;
+use futures_util::future::BoxFuture;
+use tokio::{sync::broadcast, task::JoinSet, time::timeout};
+use tower::{Service, ServiceBuilder, ServiceExt as _};
+
+use breaker::{Breaker, BreakerLayer};
+use deliver::{Deliver, Ended, Upstream};
+use queue::{Queue, QueueLayer};
 
 use crate::{
     call::Principal,
@@ -76,32 +108,104 @@ pub struct Status {
 }
 
 /// All upstreams of a server. Dropping it kills the child processes.
-#[derive(Debug)]
-pub struct Upstreams {}
+pub struct Upstreams {
+    roads: BTreeMap<UpstreamName, Road>,
+    changes: broadcast::Sender<(UpstreamName, Change)>,
+    metrics: Arc<Metrics>,
+    keepers: Mutex<JoinSet<()>>,
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.roads.keys()).finish()
+    }
+}
+
+/// The way to one upstream: a place among its calls, its circuit breaker, its connection.
+#[derive(Clone)]
+struct Road {
+    stack: Queue<Breaker<Deliver>>,
+    upstream: Arc<Upstream>,
+}
+
+impl Road {
+    fn new(upstream: Arc<Upstream>) -> Self {
+        let config = &upstream.config;
+        let stack = ServiceBuilder::new()
+            .layer(QueueLayer::new(config.concurrency, config.queue, config.timeout))
+            .layer(BreakerLayer(Arc::clone(&upstream.circuit)))
+            .service(Deliver(Arc::clone(&upstream)));
+        Self { stack, upstream }
+    }
+}
+
+impl Service<Recorded> for Road {
+    type Response = Forwarded;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Forwarded, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Recorded>::poll_ready(&mut self.stack, context)
+    }
+
+    fn call(&mut self, call: Recorded) -> Self::Future {
+        let ending = self.stack.call(call);
+        Box::pin(async move {
+            let Ended { call, outcome, took, health: _ } = ending.await?;
+            Ok(Forwarded::new(call, outcome, took))
+        })
+    }
+}
 
 impl Upstreams {
     /// Makes ready to reach the upstreams; nothing is started yet.
-    pub fn new(_configs: &BTreeMap<UpstreamName, UpstreamConfig>, _metrics: Arc<Metrics>) -> Self {
-        Self {}
+    pub fn new(configs: &BTreeMap<UpstreamName, UpstreamConfig>, metrics: Arc<Metrics>) -> Self {
+        let changes = broadcast::Sender::new(256);
+        let road = |(name, config): (&UpstreamName, &UpstreamConfig)| {
+            let upstream = Upstream::new(name.clone(), config.clone(), changes.clone());
+            (name.clone(), Road::new(upstream))
+        };
+        let roads = configs.iter().map(road).collect();
+        Self { roads, changes, metrics, keepers: Mutex::default() }
+    }
+
+    fn upstream(&self, name: &UpstreamName) -> Result<&Arc<Upstream>, String> {
+        let road = self.roads.get(name).ok_or_else(|| format!("there is no upstream `{name}`"))?;
+        Ok(&road.upstream)
     }
 
     /// Starts and connects every upstream, in the background, and keeps it so: restarts with backoff,
-    /// lists again on `list_changed` and every `refresh`.
-    pub fn start(&self, _host: Arc<dyn Host>) {}
+    /// lists again on `list_changed` and every `refresh`. The house is not kept alive by this: it owns the
+    /// upstreams, and without it nothing is sent. Does nothing the second time.
+    pub fn start(&self, host: Arc<dyn Host>) {
+        let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        for road in self.roads.values() {
+            if road.upstream.house.open(&host) {
+                keepers.spawn(Arc::clone(&road.upstream).keep());
+            }
+        }
+    }
 
     /// Sends one call and waits for its end. Progress, log lines and questions go to the call's link.
     /// Dropping the future is not a cancellation: the pipeline runs it to its end.
     pub async fn forward(&self, call: Recorded) -> Forwarded {
-        let outcome = Outcome::NotSent { why: "not yet".to_owned(), retry_after_ms: 1_000, busy: false };
-        Forwarded::new(call, outcome, Duration::ZERO)
+        let name = call.call().call().tool().upstream.clone();
+        let Some(road) = self.roads.get(&name) else {
+            let why = format!("there is no upstream `{name}`");
+            let outcome = Outcome::NotSent { why, retry_after_ms: 60_000, busy: false };
+            return Forwarded::new(call, outcome, Duration::ZERO);
+        };
+        let Ok(forwarded) = road.clone().oneshot(call).await;
+        self.metrics.settled(name.as_str(), forwarded.outcome().word(), forwarded.took());
+        forwarded
     }
 
     /// The tools an upstream advertises now: every page. Connects if need be; for `tool register` and `tool review`.
     ///
     /// # Errors
     /// Why it could not be asked, for an operator.
-    pub async fn advertised(&self, _upstream: &UpstreamName) -> Result<Advertised, String> {
-        Err("not yet".to_owned())
+    pub async fn advertised(&self, upstream: &UpstreamName) -> Result<Advertised, String> {
+        self.upstream(upstream)?.tools().await
     }
 
     /// Every page of a list, cached until the upstream says it changed (or its `ttlMs` ends); empty for an
@@ -109,33 +213,40 @@ impl Upstreams {
     ///
     /// # Errors
     /// Why it could not be asked, for an operator.
-    pub async fn list(&self, _upstream: &UpstreamName, _listing: Listing) -> Result<Arc<Vec<Value>>, String> {
-        Ok(Arc::default())
+    pub async fn list(&self, upstream: &UpstreamName, listing: Listing) -> Result<Arc<Vec<Value>>, String> {
+        self.upstream(upstream)?.list(listing).await
     }
 
     /// Has an upstream report changes of one resource, until the guard is dropped.
     ///
     /// # Errors
     /// Why it cannot, for an operator.
-    pub async fn subscribe(&self, _upstream: &UpstreamName, _uri: &str) -> Result<(), String> {
-        Err("not yet".to_owned())
+    pub async fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> Result<Subscription, String> {
+        self.upstream(upstream)?.subscribe(uri).await
     }
 
     /// Whether the upstream declared a capability (`resources`, `prompts`, `completions`, …) when last connected.
-    pub fn capability(&self, _upstream: &UpstreamName, _capability: &str) -> Option<Value> {
-        None
+    pub fn capability(&self, upstream: &UpstreamName, capability: &str) -> Option<Value> {
+        self.upstream(upstream).ok()?.capability(capability)
     }
 
     /// Changes of all upstreams, from now on.
     pub fn changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {
-        broadcast::channel(1).1
+        self.changes.subscribe()
     }
 
     /// How each fares, by name.
     pub fn status(&self) -> Vec<Status> {
-        Vec::new()
+        self.roads.values().map(|road| road.upstream.status()).collect()
     }
 
-    /// Kills child processes with their groups and closes connections.
-    pub async fn stop(&self) {}
+    /// Kills child processes with their groups and closes connections. Calls under way end as unknown.
+    pub async fn stop(&self) {
+        self.roads.values().for_each(|road| road.upstream.stop());
+        let mut keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async { while keepers.join_next().await.is_some() {} };
+        if timeout(Duration::from_secs(6), all).await.is_err() {
+            keepers.abort_all();
+        }
+    }
 }

@@ -1,0 +1,365 @@
+//! What the CLI can ask of a house, and the one place that does it: in the running server when there is
+//! one, otherwise in this process with the store opened for the moment.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    control,
+    outcome::{Exit, Failure, error_json},
+};
+use crate::{
+    clock::Clock,
+    config::{Config, Transport},
+    contract::UpstreamName,
+    grant::Visibility,
+    http::snapshot,
+    identity::TokenRequest,
+    json::Limits,
+    server::{House, Registration, why_code},
+};
+
+/// The most entries that one request brings.
+pub(super) const PAGE: usize = 500;
+
+/// Everything that can be asked. There is no other verb.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How the house fares.
+    Status,
+    /// A token for an agent.
+    IssueToken {
+        /// The agent's name.
+        agent: String,
+        /// How long it lives, seconds.
+        ttl_s: u64,
+        /// The task it is for.
+        task: Option<String>,
+        /// The user the agent acts for.
+        user: Option<String>,
+    },
+    /// Ends an agent's tokens.
+    RevokeToken {
+        /// The agent's name.
+        agent: String,
+        /// One token by its id; all without.
+        token: Option<String>,
+    },
+    /// Writes contracts for tools that have none.
+    RegisterTools {
+        /// One upstream; all without.
+        upstream: Option<String>,
+    },
+    /// What is offered and what is not.
+    ListTools,
+    /// What is not offered, and the differences.
+    ReviewTools {
+        /// One tool, `<upstream>__<tool>`; all without.
+        tool: Option<String>,
+    },
+    /// Takes a changed definition as the contract.
+    AcceptTool {
+        /// `<upstream>__<tool>`
+        tool: String,
+    },
+    /// How a call would be decided.
+    ExplainGrant {
+        /// The agent.
+        agent: String,
+        /// `<upstream>__<tool>`
+        tool: String,
+        /// JSON text of the arguments.
+        arguments: String,
+        /// The user it acts for.
+        user: Option<String>,
+        /// The task it works on.
+        task: Option<String>,
+        /// Teams it belongs to.
+        teams: Vec<String>,
+    },
+    /// Entries of the ledger in order.
+    LedgerEntries {
+        /// The first.
+        from: u64,
+        /// How many at most, up to [`PAGE`].
+        most: usize,
+        /// How long to wait for one when there is none yet, milliseconds, up to 10,000.
+        wait_ms: u64,
+    },
+    /// How many entries there are.
+    LedgerSize,
+    /// A signed checkpoint.
+    LedgerCheckpoint,
+    /// Reads contracts and grants again.
+    Reload,
+    /// Drains and ends the server.
+    Stop,
+}
+
+/// Asks the running server, or opens the house for this one request.
+///
+/// # Errors
+/// [`Failure`], by whichever of the two was asked.
+pub async fn with_house(config: Config, request: Request) -> Result<Value, Failure> {
+    if let Some(mut server) = control::connect(&config).await? {
+        return server.ask(&request).await;
+    }
+    if matches!(request, Request::Reload | Request::Stop) {
+        return Err(no_server());
+    }
+    let house = House::open(config, Clock::System)?;
+    let answer = execute(&house, request).await;
+    house.pipeline.upstreams.stop().await;
+    house.pipeline.ledger.close().await;
+    answer
+}
+
+pub(super) fn no_server() -> Failure {
+    Failure::new(Exit::Unreachable, "no server runs on this data folder").hint("start one with `countersign serve`")
+}
+
+/// Does what was asked. [`Request::Stop`] is the server's own affair (see [`control`]).
+///
+/// # Errors
+/// [`Failure`].
+pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> {
+    match request {
+        Request::Status => Ok(status(house)),
+        Request::IssueToken { agent, ttl_s, task, user } => {
+            let request = TokenRequest { agent, ttl: Duration::from_secs(ttl_s), task, user };
+            // what a token's bounds are, the identity knows: a request beyond them is the operator's to correct
+            let token = house.pipeline.identity.issue(request.clone()).await.map_err(|fault| {
+                Failure::new(Exit::Cannot, fault.0).hint("see `countersign agent token --help` for what can be asked")
+            })?;
+            let expires = Clock::System.now().as_second().saturating_add(i64::try_from(ttl_s).unwrap_or(i64::MAX));
+            let expires = jiff::Timestamp::from_second(expires).ok().map(|at| at.to_string());
+            let (agent, task, user) = (request.agent, request.task, request.user);
+            Ok(json!({"token": token, "agent": agent, "task": task, "user": user, "expires": expires}))
+        }
+        Request::RevokeToken { agent, token } => {
+            house.pipeline.identity.revoke(&agent, token.as_deref()).await?;
+            Ok(json!({"agent": agent, "token": token, "revoked": true}))
+        }
+        Request::RegisterTools { upstream } => register(house, upstream).await,
+        Request::ListTools => Ok(tools(house)),
+        Request::ReviewTools { tool } => review(house, tool).await,
+        Request::AcceptTool { tool } => {
+            let (upstream, name) = split_tool(&tool)?;
+            let accepted = house.accept(&upstream, name).await;
+            accepted.map_err(|fault| {
+                Failure::new(Exit::No, fault.0).hint("`countersign tool review` shows what waits to be accepted")
+            })?;
+            Ok(json!({"tool": tool, "accepted": true}))
+        }
+        Request::ExplainGrant { agent, tool, arguments, user, task, teams } => {
+            super::explain::explain(house, super::explain::Question { agent, tool, arguments, user, task, teams })
+        }
+        Request::LedgerEntries { from, most, wait_ms } => entries(house, from, most, wait_ms).await,
+        Request::LedgerSize => Ok(json!({"size": house.pipeline.ledger.size()})),
+        Request::LedgerCheckpoint => Ok(json!({"checkpoint": house.pipeline.ledger.checkpoint().await?})),
+        Request::Reload => match house.reload().await {
+            Ok(()) => Ok(json!({"reloaded": true})),
+            Err(errors) => Err(Failure { exit: Exit::No, ..Failure::config(&errors) }.hint("the old ones stay in force")),
+        },
+        Request::Stop => Err(no_server()),
+    }
+}
+
+fn status(house: &House) -> Value {
+    let now = snapshot(&house.pipeline);
+    let told: BTreeMap<&str, _> = now.upstreams.iter().map(|status| (status.name.as_str(), status)).collect();
+    let upstreams: Vec<Value> = house
+        .config
+        .upstreams
+        .iter()
+        .map(|(name, upstream)| {
+            let status = told.get(name.as_str());
+            json!({
+                "name": name.as_str(),
+                "transport": match upstream.transport { Transport::Stdio { .. } => "stdio", Transport::Http { .. } => "http" },
+                "state": status.map_or("idle", |status| status.state),
+                "protocol": status.and_then(|status| status.protocol.clone()),
+                "in_flight": status.map_or(0, |status| status.in_flight),
+                "last_error": status.and_then(|status| status.last_error.clone()),
+            })
+        })
+        .collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "mcp": house.config.endpoint(),
+        "console": house.config.console_url(),
+        "data": house.config.data.display().to_string(),
+        "ledger": {"entries": now.ledger_entries, "healthy": now.ledger_healthy},
+        "grants": {"policies": now.policies, "digest": house.pipeline.grants.load().digest().to_string()},
+        "tools": now.tools,
+        "quarantined": now.quarantined,
+        "upstreams": upstreams,
+    })
+}
+
+async fn register(house: &House, upstream: Option<String>) -> Result<Value, Failure> {
+    let upstream = upstream.map(|name| known_upstream(house, &name)).transpose()?;
+    let done: Vec<Value> = house
+        .register(upstream.as_ref())
+        .await?
+        .into_iter()
+        .map(|done| {
+            let (result, impact, why) = match done.result {
+                Registration::New { impact } => ("new", Some(impact), None),
+                Registration::Unchanged => ("unchanged", None, None),
+                Registration::Changed => ("changed", None, None),
+                Registration::Refused(why) => ("refused", None, Some(why)),
+            };
+            let (upstream, tool) = (done.upstream.as_str(), done.tool);
+            json!({"upstream": upstream, "tool": tool, "result": result, "impact": impact, "why": why})
+        })
+        .collect();
+    Ok(json!({"tools": done}))
+}
+
+fn known_upstream(house: &House, name: &str) -> Result<UpstreamName, Failure> {
+    let found = UpstreamName::new(name).filter(|name| house.config.upstreams.contains_key(name));
+    found.ok_or_else(|| {
+        let known: Vec<&str> = house.config.upstreams.keys().map(UpstreamName::as_str).collect();
+        let hint = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => "add one with `countersign upstream add`".to_owned(),
+            None => format!("there are: {}", known.join(", ")),
+        };
+        Failure::new(Exit::Cannot, format!("there is no upstream `{name}`")).hint(hint)
+    })
+}
+
+/// The known name that `name` is most likely a slip of.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let best = known.map(|known| (strsim::damerau_levenshtein(known, name), known)).min()?;
+    (best.0 <= 2.max(best.1.len() / 4)).then_some(best.1)
+}
+
+fn split_tool(tool: &str) -> Result<(UpstreamName, &str), Failure> {
+    let parts = tool.split_once("__").and_then(|(upstream, name)| Some((UpstreamName::new(upstream)?, name)));
+    parts.filter(|(_, name)| !name.is_empty()).ok_or_else(|| {
+        Failure::new(Exit::Cannot, format!("`{tool}` is no tool's name")).hint("write it as `<upstream>__<tool>`")
+    })
+}
+
+fn tools(house: &House) -> Value {
+    let catalog = house.pipeline.catalog.load();
+    let offered: Vec<Value> = catalog
+        .tools()
+        .map(|tool| {
+            let impact: Vec<&str> = tool.impact.iter().map(|impact| impact.word()).collect();
+            let digest = tool.digest.to_string();
+            json!({"tool": tool.name, "impact": impact, "labels": tool.labels, "contract": digest})
+        })
+        .collect();
+    let quarantined: Vec<Value> = catalog
+        .quarantined()
+        .iter()
+        .map(|quarantined| {
+            let (why, detail) = why_code(&quarantined.why);
+            json!({"tool": format!("{}__{}", quarantined.upstream, quarantined.tool), "why": why, "detail": detail})
+        })
+        .collect();
+    json!({"tools": offered, "quarantined": quarantined})
+}
+
+async fn review(house: &House, only: Option<String>) -> Result<Value, Failure> {
+    let reviews: Vec<Value> = house
+        .review()
+        .await?
+        .into_iter()
+        .map(|review| (format!("{}__{}", review.upstream, review.tool), review))
+        .filter(|(name, _)| only.as_ref().is_none_or(|only| only == name))
+        .map(|(name, review)| {
+            json!({"tool": name, "why": review.why, "detail": review.detail, "difference": review.difference})
+        })
+        .collect();
+    Ok(json!({"tools": reviews}))
+}
+
+/// Entries as objects with their `seq` first; waits a while for the first when there is none.
+async fn entries(house: &House, from: u64, most: usize, wait_ms: u64) -> Result<Value, Failure> {
+    let ledger = &house.pipeline.ledger;
+    let arrives = async {
+        while ledger.size() <= from {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // nothing in time is an answer too
+    let _in_time = tokio::time::timeout(Duration::from_millis(wait_ms.min(10_000)), arrives).await;
+    let size = ledger.size();
+    if from >= size {
+        return Ok(json!({"size": size, "entries": []}));
+    }
+    let entries: Vec<Value> = ledger.entries(from, most.min(PAGE))?.iter().map(entry_json).collect();
+    Ok(json!({"size": size, "entries": entries}))
+}
+
+/// One entry as an object that has its `seq`.
+pub(super) fn entry_json(entry: &crate::ledger::Entry) -> Value {
+    let tree = crate::json::parse(&entry.text, &Limits::REQUEST).map(|tree| tree.to_serde());
+    match tree {
+        Ok(Value::Object(mut members)) => {
+            members.insert("seq".to_owned(), entry.seq.into());
+            Value::Object(members)
+        }
+        // an entry that is no object was not written by us: it is shown for what it is
+        _ => json!({"seq": entry.seq, "kind": "unreadable"}),
+    }
+}
+
+/// Whether a principal is told of the tool.
+pub(super) fn visibility_word(visibility: Option<Visibility>) -> &'static str {
+    match visibility {
+        Some(Visibility::Allow) => "allow",
+        Some(Visibility::Hold) => "hold",
+        None => "hidden",
+    }
+}
+
+/// Errors of files, as an answer.
+pub(super) fn errors_json(errors: &[crate::grant::ConfigError]) -> Vec<Value> {
+    errors.iter().map(error_json).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_one_of_a_closed_set() {
+        for request in [
+            Request::Status,
+            Request::LedgerEntries { from: 1, most: 2, wait_ms: 3 },
+            Request::AcceptTool { tool: "a__b".to_owned() },
+        ] {
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        }
+        for wrong in ["{}", r#"{"ask":"shell"}"#, r#"{"ask":"accept_tool","tool":"a","then":"b"}"#, "[]"] {
+            assert!(serde_json::from_str::<Request>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_tool_is_named_by_its_upstream_first() {
+        let (upstream, tool) = split_tool("bank__close__it").unwrap();
+        assert_eq!((upstream.as_str(), tool), ("bank", "close__it"));
+        for wrong in ["bank", "__x", "bank__", "Bank__x", ""] {
+            assert_eq!(split_tool(wrong).unwrap_err().exit, Exit::Cannot, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_entry_gets_its_seq() {
+        let entry = crate::ledger::Entry { seq: 7, text: r#"{"kind":"server.started"}"#.into() };
+        assert_eq!(entry_json(&entry), json!({"kind": "server.started", "seq": 7}));
+        let broken = crate::ledger::Entry { seq: 8, text: "[".into() };
+        assert_eq!(entry_json(&broken)["kind"], "unreadable");
+    }
+}

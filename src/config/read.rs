@@ -1,0 +1,697 @@
+//! Reading `countersign.toml`: every error at once, each with its place and what to do.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    net::SocketAddr,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml_edit::{Document, Item, TableLike};
+
+use super::{Config, Console, IdentityConfig, LedgerConfig, Server, Transport, UpstreamConfig, units};
+use crate::{contract::UpstreamName, grant::ConfigError};
+
+/// What `${VAR}` is replaced by: the environment, given as a parameter.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads the file at `path`, with variables from this process's environment.
+///
+/// # Errors
+/// Every error in it at once; no value that may be a secret is repeated in one.
+pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
+    let whole_file = |problem: String, hint: &str| {
+        vec![ConfigError { file: path.to_owned(), line: 0, column: 0, problem, hint: Some(hint.to_owned()) }]
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            whole_file("there is no such file".to_owned(), "`countersign init` makes one, `-C FILE` names another")
+        }
+        _ => whole_file(format!("cannot be read: {error}"), "give the account that runs countersign access to it"),
+    })?;
+    let absolute = std::path::absolute(path)
+        .map_err(|error| whole_file(format!("has no absolute path: {error}"), "run it from a folder that exists"))?;
+    parse(&absolute, &text, &|name| std::env::var(name).ok())
+}
+
+/// Reads the text of the file that lies (or would lie) at `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Config, Vec<ConfigError>> {
+    let reader = Reader { path, text, environment, errors: RefCell::default() };
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            // toml's own message may run over several lines; the first says what is wrong
+            let problem = error.message().lines().next().unwrap_or("this is not TOML").to_owned();
+            reader.error(error.span(), problem, Some("see https://toml.io for how TOML is written".to_owned()));
+            return Err(reader.errors.into_inner());
+        }
+    };
+    let config = reader.config(document.as_table());
+    let mut errors = reader.errors.into_inner();
+    if errors.is_empty() {
+        return Ok(config);
+    }
+    errors.sort();
+    errors.dedup();
+    Err(errors)
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    environment: Environment<'a>,
+    errors: RefCell<Vec<ConfigError>>,
+}
+
+/// One table of the file, and which of its keys were asked for.
+struct Section<'a> {
+    reader: &'a Reader<'a>,
+    name: String,
+    table: Option<&'a dyn TableLike>,
+    place: Option<Range<usize>>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Reader<'a> {
+    fn error(&self, place: Option<Range<usize>>, problem: String, hint: Option<String>) {
+        let (line, column) = place.map_or((0, 0), |place| self.line_column(place.start));
+        self.errors.borrow_mut().push(ConfigError { file: self.path.to_owned(), line, column, problem, hint });
+    }
+
+    fn line_column(&self, offset: usize) -> (usize, usize) {
+        let before = crate::call::cut(self.text, offset);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
+    }
+
+    fn config(&self, root: &dyn TableLike) -> Config {
+        let folder = self.path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        let mut top = Section { reader: self, name: String::new(), table: Some(root), place: None, known: Vec::new() };
+        let (server, server_listen) = Self::server(top.section("server"));
+        let (console, console_listen) = Self::console(top.section("console"));
+        if server.listen == console.listen && server.listen.port() != 0 {
+            self.error(
+                console_listen.or(server_listen),
+                format!("`server.listen` and `console.listen` are both `{}`", server.listen),
+                Some("give the console a port of its own, such as 7401".to_owned()),
+            );
+        }
+        let mut store = top.section("store");
+        let data = folder.join(store.string("path").unwrap_or_else(|| "data".to_owned()));
+        if let Some((_, place)) = store.item("url") {
+            let hint = "use `path`, the embedded store".to_owned();
+            self.error(place, "`store.url` is not available in this version".to_owned(), Some(hint));
+        }
+        store.finish();
+        let ledger = Self::ledger(top.section("ledger"));
+        let mut identity_section = top.section("identity");
+        let identity =
+            IdentityConfig { max_ttl: identity_section.duration("max_ttl", Duration::from_secs(24 * 3_600)) };
+        identity_section.finish();
+        let upstreams = self.upstreams(&mut top, &folder);
+        top.finish();
+        Config { folder, server, console, data, ledger, identity, upstreams }
+    }
+
+    fn server(mut section: Section<'_>) -> (Server, Option<Range<usize>>) {
+        let listen_place = section.place_of("listen");
+        let server = Server {
+            listen: section.address("listen", SocketAddr::from(([127, 0, 0, 1], 7400))),
+            url: section.public_url("url"),
+            behind_proxy: section.boolean("behind_proxy", false),
+            allowed_hosts: section.strings("allowed_hosts").unwrap_or_default(),
+            allowed_origins: section.strings("allowed_origins").unwrap_or_default(),
+            max_body: section.size("max_body", 4 << 20, 64 << 20),
+            max_connections: section.count("max_connections", 1_024, 1_000_000),
+            drain: section.duration("drain", Duration::from_secs(10)),
+        };
+        section.refuse_open_bind(server.listen, server.behind_proxy);
+        section.finish();
+        (server, listen_place)
+    }
+
+    fn console(mut section: Section<'_>) -> (Console, Option<Range<usize>>) {
+        let listen_place = section.place_of("listen");
+        let console = Console {
+            listen: section.address("listen", SocketAddr::from(([127, 0, 0, 1], 7401))),
+            allowed_hosts: section.strings("allowed_hosts").unwrap_or_default(),
+            behind_proxy: section.boolean("behind_proxy", false),
+        };
+        section.refuse_open_bind(console.listen, console.behind_proxy);
+        section.finish();
+        (console, listen_place)
+    }
+
+    fn ledger(mut section: Section<'_>) -> LedgerConfig {
+        let batched_reads = match section.string("reads").as_deref() {
+            None | Some("durable") => false,
+            Some("batched") => true,
+            Some(_) => {
+                section.error("reads", "is neither `durable` nor `batched`", "`durable` is the default");
+                false
+            }
+        };
+        let origin = section.string("origin").unwrap_or_else(|| "countersign.local/log".to_owned());
+        // C2SP tlog-checkpoint: a non-empty line without plus signs or spaces, as it names a key too
+        let plain = |letter: char| letter.is_ascii_graphic() && letter != '+';
+        if origin.is_empty() || origin.len() > 128 || !origin.chars().all(plain) {
+            let hint = "a name such as `example.com/countersign`: no spaces, no `+`, at most 128 letters";
+            section.error("origin", "is no name of a log", hint);
+        }
+        let keep_payloads = section.boolean("payloads", true);
+        section.finish();
+        LedgerConfig { batched_reads, origin, keep_payloads }
+    }
+
+    fn upstreams(&self, top: &mut Section<'_>, folder: &Path) -> BTreeMap<UpstreamName, UpstreamConfig> {
+        let section = top.section("upstreams");
+        let Some(table) = section.table else { return BTreeMap::new() };
+        let mut upstreams = BTreeMap::new();
+        for (name, item) in table.iter() {
+            let place = table.key(name).and_then(toml_edit::Key::span);
+            let Some(upstream_name) = UpstreamName::new(name) else {
+                let hint = "a name has at most 32 lower-case letters, digits and hyphens, and no hyphen first";
+                self.error(place, format!("`{name}` is no name for an upstream"), Some(hint.to_owned()));
+                continue;
+            };
+            let path = format!("upstreams.{name}");
+            let Some(entry) = item.as_table_like() else {
+                let hint = format!("write `[{path}]` and its keys below");
+                self.error(place, format!("`{path}` is not a table"), Some(hint));
+                continue;
+            };
+            let entry = Section { reader: self, name: path, table: Some(entry), place, known: Vec::new() };
+            if let Some(upstream) = Self::upstream(entry, folder) {
+                upstreams.insert(upstream_name, upstream);
+            }
+        }
+        upstreams
+    }
+
+    fn upstream(mut section: Section<'_>, folder: &Path) -> Option<UpstreamConfig> {
+        let command = section.strings("command");
+        let env = section.map("env");
+        let cwd = section.string("cwd").map(|cwd| folder.join(cwd));
+        let url = section.string("url");
+        let headers = section.map("headers");
+        let allow_http = section.boolean("allow_http", false);
+        let bearer = section.bearer();
+        let stdio_only = ["env", "cwd"].into_iter().find(|key| section.place_of(key).is_some());
+        let http_only = ["headers", "auth", "allow_http"].into_iter().find(|key| section.place_of(key).is_some());
+        let transport = match (command, url) {
+            (Some(command), None) => {
+                if let Some(key) = http_only {
+                    section.error(key, "goes with `url`, and this upstream has `command`", "remove it");
+                }
+                if command.first().is_none_or(String::is_empty) {
+                    let hint = "write the program and its arguments: `command = [\"npx\", \"-y\", \"server\"]`";
+                    section.error("command", "names no program", hint);
+                }
+                Some(Transport::Stdio { command, env, cwd: Some(cwd.unwrap_or_else(|| folder.to_owned())) })
+            }
+            (None, Some(url)) => {
+                if let Some(key) = stdio_only {
+                    section.error(key, "goes with `command`, and this upstream has `url`", "remove it");
+                }
+                section.check_upstream_url(&url, allow_http);
+                let mut headers = headers;
+                if let Some(token) = bearer {
+                    if headers.keys().any(|name| name.eq_ignore_ascii_case("authorization")) {
+                        section.error("auth", "and `headers` both set `Authorization`", "keep one of them");
+                    }
+                    headers.insert("Authorization".to_owned(), format!("Bearer {token}"));
+                }
+                section.check_headers(&headers);
+                Some(Transport::Http { url, headers })
+            }
+            (Some(_), Some(_)) => {
+                section.error("url", "and `command` are both there", "keep the one that is meant");
+                None
+            }
+            (None, None) => {
+                let hint = "a program to start (`command = […]`) or an address (`url = \"https://…\"`)";
+                // a `command` or `url` that is there but wrong has its own error already
+                if section.place_of("command").is_none() && section.place_of("url").is_none() {
+                    let problem = format!("`{}` has neither `command` nor `url`", section.name);
+                    section.reader.error(section.place.clone(), problem, Some(hint.to_owned()));
+                }
+                None
+            }
+        };
+        let stdio = matches!(transport, Some(Transport::Stdio { .. }));
+        let timeout = section.duration("timeout", Duration::from_secs(30));
+        let concurrency = section.count("concurrency", if stdio { 32 } else { 64 }, 10_000);
+        let queue = section.count("queue", 256, 100_000);
+        let refresh = section.duration("refresh", Duration::from_secs(60));
+        let max_result = section.size("max_result", 16 << 20, 256 << 20);
+        let labels = section.strings("labels").unwrap_or_default();
+        section.finish();
+        Some(UpstreamConfig { transport: transport?, timeout, concurrency, queue, refresh, max_result, labels })
+    }
+}
+
+impl<'a> Section<'a> {
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    fn place_of(&self, key: &str) -> Option<Range<usize>> {
+        let (name, item) = self.table?.get_key_value(key)?;
+        name.span().or_else(|| item.span())
+    }
+
+    fn error(&self, key: &str, problem: &str, hint: &str) {
+        let place = self.place_of(key).or_else(|| self.place.clone());
+        self.reader.error(place, format!("`{}` {problem}", self.path(key)), Some(hint.to_owned()));
+    }
+
+    fn item(&mut self, key: &'static str) -> Option<(&'a Item, Option<Range<usize>>)> {
+        self.known.push(key);
+        let (name, item) = self.table?.get_key_value(key)?;
+        Some((item, item.span().or_else(|| name.span())))
+    }
+
+    fn section(&mut self, key: &'static str) -> Section<'a> {
+        let name = self.path(key);
+        let place = self.place_of(key);
+        let table = self.item(key).and_then(|(item, _)| {
+            let table = item.as_table_like();
+            if table.is_none() {
+                self.error(key, "is not a table", "write `[name]` and its keys below");
+            }
+            table
+        });
+        Section { reader: self.reader, name, table, place, known: Vec::new() }
+    }
+
+    /// Says of every key that nobody asked for that it is unknown, and which one may be meant.
+    fn finish(self) {
+        let Some(table) = self.table else { return };
+        for (key, _) in table.iter().filter(|(key, _)| !self.known.contains(key)) {
+            let near = self.known.iter().map(|known| (strsim::damerau_levenshtein(known, key), *known)).min();
+            let hint = match near {
+                Some((distance, known)) if distance <= 2.max(known.len() / 3) => format!("did you mean `{known}`?"),
+                _ => format!("known here: {}", self.known.join(", ")),
+            };
+            let place = table.key(key).and_then(toml_edit::Key::span);
+            self.reader.error(place, format!("unknown key `{}`", self.path(key)), Some(hint));
+        }
+    }
+
+    fn string(&mut self, key: &'static str) -> Option<String> {
+        let (item, place) = self.item(key)?;
+        let path = self.path(key);
+        self.text_of(item.as_value(), place, &path)
+    }
+
+    /// The string, its variables replaced.
+    fn text_of(&self, value: Option<&toml_edit::Value>, place: Option<Range<usize>>, path: &str) -> Option<String> {
+        let Some(text) = value.and_then(toml_edit::Value::as_str) else {
+            let hint = "put it in quotes".to_owned();
+            self.reader.error(place, format!("`{path}` is not a string"), Some(hint));
+            return None;
+        };
+        match expand(text, self.reader.environment) {
+            Ok(text) => Some(text),
+            Err(Unexpanded::Missing(variable)) => {
+                let hint = format!("set it, or give a default: `${{{variable}:-…}}`");
+                let problem = format!("`{path}` needs the environment variable `{variable}`, which is not set");
+                self.reader.error(place, problem, Some(hint));
+                None
+            }
+            Err(Unexpanded::Malformed) => {
+                let hint = "write `${NAME}` or `${NAME:-default}`; `$${` stands for `${` itself".to_owned();
+                self.reader.error(place, format!("`{path}` has a variable that cannot be read"), Some(hint));
+                None
+            }
+        }
+    }
+
+    fn strings(&mut self, key: &'static str) -> Option<Vec<String>> {
+        let (item, place) = self.item(key)?;
+        let path = self.path(key);
+        let Some(array) = item.as_array() else {
+            let hint = "write a list: `[\"one\", \"two\"]`".to_owned();
+            self.reader.error(place, format!("`{path}` is not a list of strings"), Some(hint));
+            return None;
+        };
+        let texts = array.iter().enumerate().map(|(index, value)| {
+            let place = value.span().or_else(|| place.clone());
+            self.text_of(Some(value), place, &format!("{path}[{index}]"))
+        });
+        // every item is read, so that every error in the list is told
+        let texts: Vec<Option<String>> = texts.collect();
+        texts.into_iter().collect()
+    }
+
+    fn map(&mut self, key: &'static str) -> BTreeMap<String, String> {
+        let Some((item, place)) = self.item(key) else { return BTreeMap::new() };
+        let path = self.path(key);
+        let Some(table) = item.as_table_like() else {
+            let hint = "write `{ NAME = \"value\" }`".to_owned();
+            self.reader.error(place, format!("`{path}` is not a table of strings"), Some(hint));
+            return BTreeMap::new();
+        };
+        let entries = table.iter().filter_map(|(name, item)| {
+            let place = item.span().or_else(|| place.clone());
+            Some((name.to_owned(), self.text_of(item.as_value(), place, &format!("{path}.{name}"))?))
+        });
+        entries.collect()
+    }
+
+    fn boolean(&mut self, key: &'static str, default: bool) -> bool {
+        let Some((item, _)) = self.item(key) else { return default };
+        item.as_bool().unwrap_or_else(|| {
+            self.error(key, "is neither `true` nor `false`", "write it without quotes");
+            default
+        })
+    }
+
+    fn count(&mut self, key: &'static str, default: usize, most: usize) -> usize {
+        let Some((item, _)) = self.item(key) else { return default };
+        let count = item.as_integer().and_then(|count| usize::try_from(count).ok());
+        count.filter(|count| (1..=most).contains(count)).unwrap_or_else(|| {
+            self.error(key, &format!("is no whole number from 1 to {most}"), "write it without quotes");
+            default
+        })
+    }
+
+    fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
+        if self.item(key).is_none() {
+            return default;
+        }
+        let Some(text) = self.string(key) else { return default };
+        units::duration(&text).filter(|length| !length.is_zero()).unwrap_or_else(|| {
+            self.error(key, "is no length of time", "write it as `500ms`, `30s`, `1m` or `2h`");
+            default
+        })
+    }
+
+    fn size(&mut self, key: &'static str, default: usize, most: usize) -> usize {
+        if self.item(key).is_none() {
+            return default;
+        }
+        let Some(text) = self.string(key) else { return default };
+        match units::size(&text) {
+            Some(size) if (1..=most).contains(&size) => size,
+            Some(_) => {
+                self.error(key, &format!("is not between 1 byte and {} MiB", most >> 20), "write it as `4MiB`");
+                default
+            }
+            None => {
+                self.error(key, "is no size", "write it as `512KiB` or `4MiB`");
+                default
+            }
+        }
+    }
+
+    fn address(&mut self, key: &'static str, default: SocketAddr) -> SocketAddr {
+        let Some(text) = self.string(key) else { return default };
+        parse_address(&text).unwrap_or_else(|| {
+            self.error(key, "is no address with a port", "write it as `127.0.0.1:7400` or `[::1]:7400`");
+            default
+        })
+    }
+
+    fn refuse_open_bind(&self, listen: SocketAddr, behind_proxy: bool) {
+        if !listen.ip().is_loopback() && !behind_proxy {
+            let hint = format!(
+                "listen on 127.0.0.1, or put a proxy that ends TLS in front and set `{} = true`",
+                self.path("behind_proxy")
+            );
+            self.error("listen", "can be reached from other machines without TLS", &hint);
+        }
+    }
+
+    fn public_url(&mut self, key: &'static str) -> Option<String> {
+        let text = self.string(key)?;
+        let url = reqwest::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let plain = url.filter(|url| {
+            url.has_host() && url.query().is_none() && url.fragment().is_none() && url.username().is_empty()
+        });
+        if plain.is_none() {
+            self.error(key, "is no URL of `/mcp`", "write it as `https://countersign.example.com/mcp`");
+        }
+        plain.map(|_| text)
+    }
+
+    fn check_upstream_url(&self, text: &str, allow_http: bool) {
+        let Ok(url) = reqwest::Url::parse(text) else {
+            self.error("url", "is no URL", "write it as `https://tools.example.com/mcp`");
+            return;
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            let hint = "put the credential into `headers` or `auth`";
+            self.error("url", "has a user or a password in it", hint);
+        }
+        match url.scheme() {
+            "https" => {}
+            "http" if allow_http || is_loopback(&url) => {}
+            "http" => {
+                let hint = "use https, or say `allow_http = true` when the network is yours";
+                self.error("url", "is not encrypted and not on this machine", hint);
+            }
+            _ => self.error("url", "is neither http nor https", "write it as `https://tools.example.com/mcp`"),
+        }
+    }
+
+    fn check_headers(&self, headers: &BTreeMap<String, String>) {
+        for (name, value) in headers {
+            let named = axum::http::HeaderName::from_bytes(name.as_bytes()).is_ok();
+            if !named || axum::http::HeaderValue::from_str(value).is_err() {
+                let hint = "names have letters, digits and hyphens; values have no line breaks";
+                self.error("headers", &format!("has an entry `{name}` that no HTTP header can be"), hint);
+            }
+        }
+    }
+
+    /// `auth = { kind = "bearer", token = "${TOKEN}" }`
+    fn bearer(&mut self) -> Option<String> {
+        let place = self.place_of("auth")?;
+        let mut auth = self.section("auth");
+        auth.place = Some(place);
+        let kind = auth.string("kind");
+        let token = auth.string("token");
+        match kind.as_deref() {
+            Some("bearer") if auth.place_of("token").is_none() => {
+                auth.error("token", "is missing", "write `token = \"${NAME}\"`");
+            }
+            Some("bearer") | None => {}
+            Some(_) => auth.error("kind", "is not `bearer`, the one kind of this version", "or use `headers`"),
+        }
+        if kind.is_none() && auth.table.is_some() && auth.place_of("kind").is_none() {
+            auth.error("kind", "is missing", "write `auth = { kind = \"bearer\", token = \"${NAME}\" }`");
+        }
+        auth.finish();
+        token
+    }
+}
+
+/// An address with a port; `localhost` is 127.0.0.1.
+pub(crate) fn parse_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),
+        None => text.parse().ok(),
+    }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Unexpanded {
+    Missing(String),
+    Malformed,
+}
+
+/// Replaces `${NAME}` and `${NAME:-default}`; `$${` stands for `${` itself, and a lone `$` for itself.
+/// What a variable holds is not looked at again. A variable that is set but empty counts as not set
+/// where there is a default.
+fn expand(text: &str, environment: Environment<'_>) -> Result<String, Unexpanded> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at_checked(at).ok_or(Unexpanded::Malformed)?;
+        let inside = from.get(2..).ok_or(Unexpanded::Malformed)?;
+        if let Some(before) = before.strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = inside;
+            continue;
+        }
+        out.push_str(before);
+        let (variable, after) = inside.split_once('}').ok_or(Unexpanded::Malformed)?;
+        let (name, default) = match variable.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (variable, None),
+        };
+        if !is_variable(name) {
+            return Err(Unexpanded::Malformed);
+        }
+        match (environment(name), default) {
+            (Some(value), None) => out.push_str(&value),
+            (Some(value), Some(_)) if !value.is_empty() => out.push_str(&value),
+            (_, Some(default)) => out.push_str(default),
+            (None, None) => return Err(Unexpanded::Missing(name.to_owned())),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Whether a name can be an environment variable's.
+pub(super) fn is_variable(name: &str) -> bool {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    !name.is_empty() && name.chars().all(plain) && !name.starts_with(|letter: char| letter.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, Vec<ConfigError>> {
+        parse(Path::new("/house/countersign.toml"), text, &|name| match name {
+            "SET" => Some("set".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "SECRET" => Some("hunter2".to_owned()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn an_empty_file_is_a_house_with_its_defaults() {
+        let config = read("").unwrap();
+        assert_eq!(config.server.listen.to_string(), "127.0.0.1:7400");
+        assert_eq!(config.console.listen.to_string(), "127.0.0.1:7401");
+        assert_eq!(config.data, Path::new("/house/data"));
+        assert_eq!(config.server.max_body, 4 << 20);
+        assert_eq!(config.server.max_connections, 1_024);
+        assert_eq!(config.server.drain, Duration::from_secs(10));
+        assert_eq!(config.identity.max_ttl, Duration::from_secs(86_400));
+        assert_eq!(config.endpoint(), "http://127.0.0.1:7400/mcp");
+        assert!(!config.ledger.batched_reads && config.ledger.keep_payloads);
+    }
+
+    #[test]
+    fn upstreams_get_their_transport_and_their_defaults() {
+        let config = read(
+            "[upstreams.files]\ncommand = [\"npx\", \"${SET}\"]\nenv = { A = \"${NOT:-b}\", E = \"${EMPTY:-c}\" }\n\
+             [upstreams.crm]\nurl = \"https://crm.example/mcp\"\nauth = { kind = \"bearer\", token = \"${SECRET}\" }\n\
+             timeout = \"1m\"\nlabels = [\"pii\"]\n",
+        )
+        .unwrap();
+        let files = &config.upstreams[&UpstreamName::new("files").unwrap()];
+        let Transport::Stdio { command, env, cwd } = &files.transport else { panic!("{files:?}") };
+        assert_eq!(command, &["npx", "set"]);
+        assert_eq!(env["A"], "b");
+        assert_eq!(env["E"], "c");
+        assert_eq!(cwd.as_deref(), Some(Path::new("/house")));
+        assert_eq!((files.concurrency, files.queue, files.max_result), (32, 256, 16 << 20));
+        let crm = &config.upstreams[&UpstreamName::new("crm").unwrap()];
+        let Transport::Http { headers, .. } = &crm.transport else { panic!("{crm:?}") };
+        assert_eq!(headers["Authorization"], "Bearer hunter2");
+        assert_eq!((crm.concurrency, crm.timeout, crm.refresh), (64, Duration::from_secs(60), Duration::from_secs(60)));
+        assert!(!format!("{config:?}").contains("hunter2"), "a secret is in the Debug form");
+    }
+
+    #[test]
+    fn every_mistake_names_its_place_and_what_to_do() {
+        let table: &[(&str, usize, usize, &str, &str)] = &[
+            ("[server]\nlisetn = \"127.0.0.1:1\"", 2, 1, "unknown key `server.lisetn`", "did you mean `listen`?"),
+            ("[sever]", 1, 2, "unknown key `sever`", "did you mean `server`?"),
+            ("[server]\nzebra = 1", 2, 1, "unknown key `server.zebra`", "known here: listen"),
+            (
+                "[upstreams.a]\nurl = \"https://x/\"\ntimeot = \"1s\"",
+                3,
+                1,
+                "unknown key `upstreams.a.timeot`",
+                "`timeout`",
+            ),
+            ("[server]\nlisten = 7400", 2, 10, "`server.listen` is not a string", "quotes"),
+            ("[server]\nlisten = \"here\"", 2, 1, "`server.listen` is no address", "127.0.0.1:7400"),
+            ("[server]\nlisten = \"0.0.0.0:7400\"", 2, 1, "reached from other machines", "behind_proxy"),
+            ("[console]\nlisten = \"[::]:7401\"", 2, 1, "reached from other machines", "console.behind_proxy"),
+            ("[console]\nlisten = \"127.0.0.1:7400\"", 2, 1, "are both `127.0.0.1:7400`", "port of its own"),
+            ("[server]\nmax_body = \"4MB\"", 2, 1, "is no size", "4MiB"),
+            ("[server]\nmax_body = \"1GiB\"", 2, 1, "is not between", "4MiB"),
+            ("[server]\nmax_connections = 0", 2, 1, "is no whole number from 1", "without quotes"),
+            ("[server]\ndrain = \"soon\"", 2, 1, "is no length of time", "30s"),
+            ("[server]\ndrain = \"0s\"", 2, 1, "is no length of time", "30s"),
+            ("[server]\nbehind_proxy = \"yes\"", 2, 1, "neither `true` nor `false`", "without quotes"),
+            ("[server]\nurl = \"countersign\"", 2, 1, "is no URL of `/mcp`", "https://"),
+            ("[server]\nallowed_hosts = \"a\"", 2, 17, "is not a list of strings", "[\"one\""),
+            ("[store]\nurl = \"postgres://x\"", 2, 7, "`store.url` is not available", "path"),
+            ("[ledger]\nreads = \"fast\"", 2, 1, "neither `durable` nor `batched`", "default"),
+            ("[ledger]\norigin = \"a b\"", 2, 1, "is no name of a log", "no spaces"),
+            ("[upstreams.a]\n", 1, 12, "neither `command` nor `url`", "https://"),
+            ("[upstreams.A_b]\ncommand = [\"x\"]", 1, 12, "`A_b` is no name for an upstream", "lower-case"),
+            ("[upstreams.a]\ncommand = []", 2, 1, "names no program", "npx"),
+            ("[upstreams.a]\ncommand = [\"x\"]\nurl = \"https://x/\"", 3, 1, "are both there", "keep the one"),
+            ("[upstreams.a]\nurl = \"http://x.example/\"", 2, 1, "is not encrypted", "allow_http"),
+            ("[upstreams.a]\nurl = \"ftp://x.example/\"", 2, 1, "neither http nor https", "https://"),
+            ("[upstreams.a]\nurl = \"https://u:hunter2@x.example/\"", 2, 1, "a user or a password", "headers"),
+            ("[upstreams.a]\nurl = \"https://x/\"\nenv = { A = \"1\" }", 3, 1, "goes with `command`", "remove"),
+            ("[upstreams.a]\ncommand = [\"x\"]\nheaders = { A = \"1\" }", 3, 1, "goes with `url`", "remove"),
+            ("[upstreams.a]\nurl = \"https://x/\"\nheaders = { \"a b\" = \"1\" }", 3, 1, "no HTTP header", "letters"),
+            ("[upstreams.a]\nurl = \"https://x/\"\nauth = { kind = \"basic\" }", 3, 10, "is not `bearer`", "headers"),
+            ("[upstreams.a]\nurl = \"https://x/\"\nauth = { kind = \"bearer\" }", 3, 1, "is missing", "token"),
+            ("[upstreams.a]\ncommand = [\"${NOPE}\"]", 2, 12, "needs the environment variable `NOPE`", ":-"),
+            ("[upstreams.a]\ncommand = [\"${NO PE}\"]", 2, 12, "a variable that cannot be read", "$${"),
+            ("upstreams = 3", 1, 1, "is not a table", "[name]"),
+            ("[server\n", 1, 8, "", "toml.io"),
+        ];
+        for (text, line, column, problem, hint) in table {
+            let errors = read(text).expect_err(text);
+            assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+            let error = &errors[0];
+            assert!(error.problem.contains(problem), "{text}: {error}");
+            assert!(error.hint.as_deref().unwrap_or_default().contains(hint), "{text}: {error}");
+            assert_eq!((error.line, error.column), (*line, *column), "{text}: {error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_error_comes_at_once_in_order() {
+        let errors = read("[server]\nlisten = 1\nfoo = 2\n[upstreams.a]\nurl = \"x\"\n[upstreams.b]\n").unwrap_err();
+        let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
+        assert_eq!(lines, [2, 3, 5, 6]);
+        assert!(errors[0].to_string().starts_with("/house/countersign.toml:2:"));
+    }
+
+    #[test]
+    fn variables_are_read_once_and_escapes_are_kept() {
+        let environment = |name: &str| (name == "A").then(|| "${B}".to_owned());
+        for (text, expected) in [
+            ("a", Ok("a")),
+            ("${A}", Ok("${B}")),
+            ("$$", Ok("$$")),
+            ("$${A}", Ok("${A}")),
+            ("x${C:-}y", Ok("xy")),
+            ("${C:-a b}", Ok("a b")),
+            ("5$", Ok("5$")),
+            ("${C}", Err(Unexpanded::Missing("C".to_owned()))),
+            ("${", Err(Unexpanded::Malformed)),
+            ("${}", Err(Unexpanded::Malformed)),
+            ("${1}", Err(Unexpanded::Malformed)),
+        ] {
+            assert_eq!(expand(text, &environment), expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_panics(text in "\\PC{0,200}", toml in r#"[\[\]a-z\.="\{\}$ \n0-9]{0,80}"#) {
+            let _ = read(&text);
+            let _ = read(&toml);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The embedded store: sled 0.34.7, used so that it keeps its word.
+//!
+//! Its `flush` does not reach the disk, so every write ends in `fdatasync` of the file it writes to; values stay
+//! below the size at which sled moves them to files of their own that nobody syncs; the one writer is the
+//! committer; and any error or panic of sled's is the end of this store until it is opened again.
+//!
+//! Keys: `h` the head; `e` and the first index, big-endian: entries, bundled; `p` and the first index: their
+//! payloads, bundled and compressed; `s` and a number: pieces of the snapshot.
+
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use super::{
+    note::sync_folder,
+    store::{Appended, Content, Group, Head, Kept, LONGEST, Snapshot, Store, Stored},
+    tree::{self, Frontier},
+};
+use crate::{call::Fault, json::Digest};
+
+const SEGMENT: usize = 8 << 20;
+const CACHE: u64 = 16 << 20;
+/// What has to be free for another write.
+const FREE: u64 = 2 * SEGMENT as u64 + (64 << 20);
+/// How many writes may pass between two looks at what is free.
+const LOOK_EVERY: u32 = 256;
+const MAGIC: &[u8; 4] = b"cslg";
+const FORMAT: u32 = 1;
+/// Bytes of payload records in one bundle before compression, which may add a little.
+const PAYLOADS: usize = 56 << 10;
+/// The longest payload that is kept in the store and not in a file.
+pub(super) const LONGEST_HERE: usize = 48 << 10;
+
+pub(super) struct SledStore {
+    db: sled::Db,
+    file: File,
+    folder: PathBuf,
+    poisoned: AtomicBool,
+    writes: AtomicU32,
+    packer: Mutex<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for SledStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SledStore").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl SledStore {
+    /// Opens the store in `folder`, or makes one there.
+    pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
+        let fresh = !folder.join("db").exists();
+        let attempt = || -> Result<Self, Fault> {
+            let db = sled::Config::new()
+                .path(folder)
+                .segment_size(SEGMENT)
+                .cache_capacity(CACHE)
+                .flush_every_ms(None)
+                .open()
+                .map_err(|error| match error {
+                    sled::Error::Io(error) if error.to_string().contains("lock") => {
+                        Fault(format!("`{}` is in use by another process", folder.display()))
+                    }
+                    error => Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())),
+                })?;
+            let file = File::open(folder.join("db"))
+                .map_err(|error| Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())))?;
+            let packer = zstd::bulk::Compressor::new(1)
+                .map_err(|error| Fault(format!("payloads cannot be compressed: {error}")))?;
+            let store = Self {
+                db,
+                file,
+                folder: folder.to_owned(),
+                poisoned: AtomicBool::new(false),
+                writes: AtomicU32::new(0),
+                packer: Mutex::new(packer),
+            };
+            if store.db.get(b"h").map_err(broken)?.is_none() {
+                if !store.db.is_empty() {
+                    return Err(Fault(format!("the store in `{}` is not a ledger", folder.display())));
+                }
+                let mut batch = sled::Batch::default();
+                batch.insert(b"h", encode_head(&Head::default()));
+                store.write(batch)?;
+            }
+            if fresh {
+                sync_folder(folder)?;
+                folder.parent().map_or(Ok(()), sync_folder)?;
+            }
+            store.head()?;
+            Ok(store)
+        };
+        catch_unwind(AssertUnwindSafe(attempt))
+            .unwrap_or_else(|_| Err(Fault(format!("the store in `{}` is damaged", folder.display()))))
+    }
+
+    /// Runs one verb. Whatever goes wrong in it is the end of the store.
+    fn guarded<T>(&self, verb: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(Fault("the store failed before: stop the server, see to the disk, start it again".to_owned()));
+        }
+        let result = catch_unwind(AssertUnwindSafe(verb))
+            .unwrap_or_else(|_| Err(Fault("the store panicked: it is not used any further".to_owned())));
+        if result.is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    fn write(&self, batch: sled::Batch) -> Result<(), Fault> {
+        self.db.apply_batch(batch).map_err(broken)?;
+        self.db.flush().map_err(broken)?;
+        // INVARIANT: nothing is acknowledged before this returns: sled's flush alone is lost in a power cut
+        self.file.sync_data().map_err(|error| Fault(format!("the store cannot be synced: {error}")))
+    }
+
+    fn check_free(&self) -> Result<(), Fault> {
+        if !self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_EVERY) {
+            return Ok(());
+        }
+        let disk = rustix::fs::statvfs(&self.folder)
+            .map_err(|error| Fault(format!("cannot tell how much room the disk has: {error}")))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < FREE {
+            let (free, needed) = (free >> 20, FREE >> 20);
+            return Err(Fault(format!("the disk has {free} MiB left and the ledger needs {needed}: make room")));
+        }
+        Ok(())
+    }
+
+    /// Entries as they lie there, their hashes too, whether they fit or not: for whoever finds out what is wrong.
+    pub(super) fn read_unchecked(&self, from: u64, most: usize) -> Result<Vec<Stored>, Fault> {
+        self.guarded(|| {
+            let mut out = Vec::new();
+            let start = self.bundle(b'e', from)?.map_or(from, |(first, _)| first);
+            for item in self.db.range(key(b'e', start).as_slice()..key(b'e' + 1, 0).as_slice()) {
+                let (found, bundle) = item.map_err(broken)?;
+                let mut seq = seq_of(b'e', &found).ok_or_else(|| damaged("a key of its entries is malformed"))?;
+                let bundle = Bytes::copy_from_slice(&bundle);
+                let mut at = 0;
+                while let Some(header) = bundle.get(at..at + 34) {
+                    let (length, hash) = header.split_at(2);
+                    let length = usize::from(length.iter().fold(0_u16, |sum, byte| sum << 8 | u16::from(*byte)));
+                    if at + 34 + length > bundle.len() {
+                        return Err(damaged(&format!("entry {seq} is cut off")));
+                    }
+                    if seq >= from {
+                        if out.len() == most {
+                            return Ok(out);
+                        }
+                        let text = bundle.slice(at + 34..at + 34 + length);
+                        let hash = hash.try_into().map_err(|_| damaged("a hash is cut off"))?;
+                        let stored = Stored { hash, text };
+                        if seq != from + out.len() as u64 {
+                            return Err(damaged(&format!("entry {} is missing", from + out.len() as u64)));
+                        }
+                        out.push(stored);
+                    }
+                    at += 34 + length;
+                    seq += 1;
+                }
+                if out.len() >= most {
+                    break;
+                }
+            }
+            Ok(out)
+        })
+    }
+
+    /// The bundle of that kind that begins at `seq` or last before it.
+    fn bundle(&self, kind: u8, seq: u64) -> Result<Option<(u64, sled::IVec)>, Fault> {
+        match self.db.range(..=key(kind, seq).as_slice()).next_back().transpose().map_err(broken)? {
+            Some((found, value)) => Ok(seq_of(kind, &found).map(|first| (first, value))),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Store for SledStore {
+    fn head(&self) -> Result<Head, Fault> {
+        self.guarded(|| {
+            let bytes = self.db.get(b"h").map_err(broken)?.ok_or_else(|| damaged("its head is missing"))?;
+            decode_head(&bytes)
+        })
+    }
+
+    fn append(&self, group: &Group) -> Result<Appended, Fault> {
+        let size = self.head()?.frontier.size();
+        if size != group.first {
+            return Ok(Appended::Conflict { size });
+        }
+        self.guarded(|| {
+            self.check_free()?;
+            let mut batch = sled::Batch::default();
+            let mut bundle = Vec::with_capacity(LONGEST);
+            let (mut first, mut next) = (group.first, group.first);
+            for entry in &group.entries {
+                if !bundle.is_empty() && bundle.len() + entry.text.len() + 34 > LONGEST {
+                    batch.insert(key(b'e', first).as_slice(), std::mem::take(&mut bundle));
+                    first = next;
+                }
+                let length = u16::try_from(entry.text.len()).ok().filter(|length| usize::from(*length) <= LONGEST);
+                let length = length.ok_or_else(|| damaged("an entry is too long to be written"))?;
+                bundle.extend_from_slice(&length.to_be_bytes());
+                bundle.extend_from_slice(&entry.hash);
+                bundle.extend_from_slice(&entry.text);
+                next += 1;
+            }
+            if !bundle.is_empty() {
+                batch.insert(key(b'e', first).as_slice(), bundle);
+            }
+            let mut packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pack = |batch: &mut sled::Batch, first: u64, records: &[u8]| -> Result<(), Fault> {
+                let packed = packer.compress(records).map_err(|error| Fault(format!("cannot compress: {error}")))?;
+                batch.insert(key(b'p', first).as_slice(), packed);
+                Ok(())
+            };
+            let mut records = Vec::new();
+            let mut first = 0;
+            for (seq, kept) in &group.payloads {
+                let longest = match &kept.content {
+                    Content::Here(bytes) => bytes.len() + RECORD,
+                    Content::File(_) => RECORD + 32,
+                };
+                if longest > PAYLOADS {
+                    return Err(damaged("a payload is too long to be written"));
+                }
+                if !records.is_empty() && records.len() + longest > PAYLOADS {
+                    pack(&mut batch, first, &records)?;
+                    records.clear();
+                }
+                if records.is_empty() {
+                    first = *seq;
+                }
+                encode_kept(*seq, kept, &mut records);
+            }
+            if !records.is_empty() {
+                pack(&mut batch, first, &records)?;
+            }
+            for seq in &group.redacted {
+                let Some((first, packed)) = self.bundle(b'p', *seq)? else { continue };
+                // several may lie in one bundle
+                let left: Vec<_> =
+                    decode_kept(&packed)?.into_iter().filter(|(at, _)| !group.redacted.contains(at)).collect();
+                if left.is_empty() {
+                    batch.remove(key(b'p', first).as_slice());
+                } else {
+                    let mut records = Vec::new();
+                    left.iter().for_each(|(seq, kept)| encode_kept(*seq, kept, &mut records));
+                    pack(&mut batch, first, &records)?;
+                }
+            }
+            let head = encode_head(&group.head);
+            if head.len() > LONGEST {
+                return Err(damaged("too many calls are open to be written"));
+            }
+            batch.insert(b"h", head);
+            self.write(batch)?;
+            Ok(Appended::Written)
+        })
+    }
+
+    fn read(&self, from: u64, most: usize) -> Result<Vec<Stored>, Fault> {
+        let read = self.read_unchecked(from, most)?;
+        self.guarded(|| {
+            let bad = read.iter().position(|entry| tree::leaf(&entry.text) != entry.hash);
+            match bad {
+                None => Ok(()),
+                Some(place) => Err(damaged(&format!("entry {} does not have its hash", from + place as u64))),
+            }
+        })?;
+        Ok(read)
+    }
+
+    fn payload(&self, seq: u64) -> Result<Option<Kept>, Fault> {
+        self.guarded(|| {
+            let Some((_, packed)) = self.bundle(b'p', seq)? else { return Ok(None) };
+            Ok(decode_kept(&packed)?.into_iter().find(|(at, _)| *at == seq).map(|(_, kept)| kept))
+        })
+    }
+
+    fn remember(&self, snapshot: &Snapshot) -> Result<(), Fault> {
+        self.guarded(|| {
+            let mut batch = sled::Batch::default();
+            for item in self.db.scan_prefix(b"s").keys() {
+                batch.remove(item.map_err(broken)?);
+            }
+            let mut whole = snapshot.size.to_be_bytes().to_vec();
+            whole.extend_from_slice(&snapshot.state);
+            for (number, piece) in whole.chunks(LONGEST).enumerate() {
+                batch.insert(key(b's', number as u64).as_slice(), piece);
+            }
+            self.write(batch)
+        })
+    }
+
+    fn snapshot(&self) -> Result<Option<Snapshot>, Fault> {
+        self.guarded(|| {
+            let mut whole = Vec::new();
+            for piece in self.db.scan_prefix(b"s").values() {
+                whole.extend_from_slice(&piece.map_err(broken)?);
+            }
+            Ok(whole.split_first_chunk::<8>().map(|(size, state)| Snapshot {
+                size: u64::from_be_bytes(*size),
+                state: Bytes::copy_from_slice(state),
+            }))
+        })
+    }
+}
+
+fn key(kind: u8, seq: u64) -> [u8; 9] {
+    let mut key = [kind; 9];
+    if let Some(place) = key.get_mut(1..) {
+        place.copy_from_slice(&seq.to_be_bytes());
+    }
+    key
+}
+
+fn seq_of(kind: u8, key: &[u8]) -> Option<u64> {
+    let (found, seq) = key.split_first()?;
+    (*found == kind).then(|| seq.try_into().ok().map(u64::from_be_bytes)).flatten()
+}
+
+fn broken(error: sled::Error) -> Fault {
+    Fault(format!("the store failed: {error}"))
+}
+
+fn damaged(what: &str) -> Fault {
+    Fault(format!("the store is damaged: {what}"))
+}
+
+/// Format, size, peaks, open intents as differences in LEB128, the checkpoint.
+fn encode_head(head: &Head) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend_from_slice(&FORMAT.to_be_bytes());
+    out.extend_from_slice(&head.frontier.size().to_be_bytes());
+    head.frontier.peaks().iter().for_each(|peak| out.extend_from_slice(peak));
+    out.extend_from_slice(&(head.open.len() as u32).to_be_bytes());
+    let mut last = 0;
+    for seq in &head.open {
+        let mut difference = seq - last;
+        last = *seq;
+        while difference >= 0x80 {
+            out.push((difference & 0x7f) as u8 | 0x80);
+            difference >>= 7;
+        }
+        out.push(difference as u8);
+    }
+    out.extend_from_slice(head.checkpoint.as_bytes());
+    out
+}
+
+fn decode_head(bytes: &[u8]) -> Result<Head, Fault> {
+    let malformed = || damaged("its head is malformed");
+    let (magic, rest) = bytes.split_first_chunk::<4>().ok_or_else(malformed)?;
+    let (format, rest) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
+    let format = u32::from_be_bytes(*format);
+    if magic != MAGIC {
+        return Err(malformed());
+    }
+    if format != FORMAT {
+        return Err(Fault(format!(
+            "the store has format {format} and this version knows {FORMAT}: use a newer version"
+        )));
+    }
+    let (size, mut rest) = rest.split_first_chunk::<8>().ok_or_else(malformed)?;
+    let size = u64::from_be_bytes(*size);
+    let mut peaks = Vec::new();
+    for _ in 0..size.count_ones() {
+        let (peak, after) = rest.split_first_chunk::<32>().ok_or_else(malformed)?;
+        peaks.push(*peak);
+        rest = after;
+    }
+    let (count, mut rest) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
+    let mut open = Vec::new();
+    let mut last = 0_u64;
+    for _ in 0..u32::from_be_bytes(*count) {
+        let (mut difference, mut shift) = (0_u64, 0);
+        loop {
+            let (byte, after) = rest.split_first().ok_or_else(malformed)?;
+            rest = after;
+            difference |= u64::from(byte & 0x7f).checked_shl(shift).ok_or_else(malformed)?;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        last = last.checked_add(difference).ok_or_else(malformed)?;
+        open.push(last);
+    }
+    let checkpoint = std::str::from_utf8(rest).map_err(|_| malformed())?.to_owned();
+    let frontier = Frontier::of_peaks(size, peaks).ok_or_else(malformed)?;
+    Ok(Head { frontier, open, checkpoint })
+}
+
+/// Bytes of a record besides its content.
+const RECORD: usize = 8 + 16 + 1 + 4;
+
+fn encode_kept(seq: u64, kept: &Kept, out: &mut Vec<u8>) {
+    let (kind, content): (u8, &[u8]) = match &kept.content {
+        Content::Here(bytes) => (0, bytes),
+        Content::File(digest) => (1, &digest.0),
+    };
+    out.extend_from_slice(&seq.to_be_bytes());
+    out.extend_from_slice(&kept.salt);
+    out.push(kind);
+    out.extend_from_slice(&(content.len() as u32).to_be_bytes());
+    out.extend_from_slice(content);
+}
+
+fn decode_kept(packed: &[u8]) -> Result<Vec<(u64, Kept)>, Fault> {
+    let malformed = || damaged("a bundle of payloads is malformed");
+    let records = zstd::bulk::decompress(packed, PAYLOADS + RECORD).map_err(|_| malformed())?;
+    let mut out = Vec::new();
+    let mut rest = records.as_slice();
+    while !rest.is_empty() {
+        let (seq, after) = rest.split_first_chunk::<8>().ok_or_else(malformed)?;
+        let (salt, after) = after.split_first_chunk::<16>().ok_or_else(malformed)?;
+        let (kind, after) = after.split_first_chunk::<1>().ok_or_else(malformed)?;
+        let (length, after) = after.split_first_chunk::<4>().ok_or_else(malformed)?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let (content, after) = after.split_at_checked(length).ok_or_else(malformed)?;
+        rest = after;
+        let content = match kind {
+            [0] => Content::Here(Bytes::copy_from_slice(content)),
+            [1] => Content::File(Digest(content.try_into().map_err(|_| malformed())?)),
+            _ => return Err(malformed()),
+        };
+        out.push((u64::from_be_bytes(*seq), Kept { salt: *salt, content }));
+    }
+    Ok(out)
+}

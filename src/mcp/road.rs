@@ -1,0 +1,208 @@
+//! What the door needs of the house behind it.
+
+use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc};
+
+use tokio::sync::broadcast;
+
+use crate::{
+    call::{Identified, Operation, Principal, Received},
+    clock::Timestamp,
+    contract::{Tool, UpstreamName},
+    grant::Visibility,
+    identity::Unauthenticated,
+    json::Value,
+    ledger::{Event, Reply},
+    pipeline::{HouseChange, Pipeline},
+    upstream::{Change, Listing},
+};
+
+/// A call on its way: gives its reply, and runs on by itself when dropped.
+pub type Going = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// What is offered now and to whom: two editions are the same when nothing was replaced in between.
+#[derive(Clone)]
+pub struct Edition(Vec<Arc<dyn Any + Send + Sync>>);
+
+impl Edition {
+    /// The edition made of these snapshots; holding them keeps their addresses theirs.
+    pub fn new(parts: Vec<Arc<dyn Any + Send + Sync>>) -> Self {
+        Self(parts)
+    }
+}
+
+impl PartialEq for Edition {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+}
+
+impl fmt::Debug for Edition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edition").finish_non_exhaustive()
+    }
+}
+
+/// The house behind the door: [`Pipeline`], or something smaller in a test of the door.
+pub trait Road: Send + Sync + 'static {
+    /// The time.
+    fn now(&self) -> Timestamp;
+
+    /// Judges a bearer token.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated>;
+
+    /// The URL of `/mcp`, the audience of tokens.
+    fn audience(&self) -> String;
+
+    /// Protected resource metadata, RFC 9728.
+    fn metadata(&self) -> String;
+
+    /// Takes a call along the road.
+    fn handle(&self, received: Received, who: Identified) -> Going;
+
+    /// Records that a message of a known caller was refused before it was a call.
+    fn refuse_message(
+        &self,
+        who: &Identified,
+        reason: &'static str,
+        method: Option<&str>,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Counts the refusal of a caller that nobody knows.
+    fn turned_away(&self, reason: &'static str);
+
+    /// The tools that some grant could let this principal call, by name.
+    fn offers(&self, principal: &Principal) -> Vec<(Arc<Tool>, Visibility)>;
+
+    /// The tool of that name, if this principal may know of it.
+    fn tool(&self, principal: &Principal, name: &str) -> Option<Arc<Tool>>;
+
+    /// What is offered now.
+    fn edition(&self) -> Edition;
+
+    /// The upstreams that some grant could let this principal use for `operation`, by name.
+    fn reachable(&self, principal: &Principal, operation: Operation) -> Vec<UpstreamName>;
+
+    /// A list of an upstream.
+    ///
+    /// # Errors
+    /// Why it could not be asked, for an operator.
+    fn list(
+        &self,
+        upstream: &UpstreamName,
+        listing: Listing,
+    ) -> impl Future<Output = Result<Arc<Vec<Value>>, String>> + Send;
+
+    /// What an upstream declared under that capability.
+    fn capability(&self, upstream: &UpstreamName, capability: &str) -> Option<Value>;
+
+    /// Has an upstream report changes of a resource.
+    ///
+    /// # Errors
+    /// Why it cannot, for an operator.
+    fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Changes that upstreams tell of, from now on.
+    fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)>;
+
+    /// Changes of what is offered, from now on.
+    fn house_changes(&self) -> broadcast::Receiver<HouseChange>;
+}
+
+impl Road for Arc<Pipeline> {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated> {
+        self.identity.authenticate(token)
+    }
+
+    fn audience(&self) -> String {
+        self.identity.audience().to_owned()
+    }
+
+    fn metadata(&self) -> String {
+        self.identity.metadata()
+    }
+
+    fn handle(&self, received: Received, who: Identified) -> Going {
+        let house = Self::clone(self);
+        Box::pin(async move { house.handle(received, who).await })
+    }
+
+    async fn refuse_message(&self, who: &Identified, reason: &'static str, method: Option<&str>) {
+        Pipeline::refuse_message(self, who, reason, method).await;
+    }
+
+    fn turned_away(&self, reason: &'static str) {
+        self.metrics.refused(reason);
+    }
+
+    fn offers(&self, principal: &Principal) -> Vec<(Arc<Tool>, Visibility)> {
+        Pipeline::offers(self, principal)
+    }
+
+    fn tool(&self, principal: &Principal, name: &str) -> Option<Arc<Tool>> {
+        let tool = self.catalog.load().find(Operation::CallTool, name)?;
+        self.grants.load().visibility(principal, &tool).is_some().then_some(tool)
+    }
+
+    fn edition(&self) -> Edition {
+        Edition::new(vec![self.catalog.load_full(), self.grants.load_full()])
+    }
+
+    fn reachable(&self, principal: &Principal, operation: Operation) -> Vec<UpstreamName> {
+        let catalog = self.catalog.load();
+        let grants = self.grants.load();
+        let mut names: Vec<UpstreamName> = catalog
+            .all()
+            .filter(|tool| tool.operation == operation)
+            .filter(|tool| grants.reaches(principal, operation, &tool.upstream))
+            .map(|tool| tool.upstream.clone())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    async fn list(&self, upstream: &UpstreamName, listing: Listing) -> Result<Arc<Vec<Value>>, String> {
+        self.upstreams.list(upstream, listing).await
+    }
+
+    fn capability(&self, upstream: &UpstreamName, capability: &str) -> Option<Value> {
+        self.upstreams.capability(upstream, capability)
+    }
+
+    async fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> Result<(), String> {
+        self.upstreams.subscribe(upstream, uri).await
+    }
+
+    fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {
+        self.upstreams.changes()
+    }
+
+    fn house_changes(&self) -> broadcast::Receiver<HouseChange> {
+        self.changed.subscribe()
+    }
+}
+
+impl Pipeline {
+    /// Records that a message of a known caller was refused before it was a call: `call.refused` with the
+    /// reason. The message stays refused when that cannot be written.
+    pub async fn refuse_message(&self, who: &Identified, reason: &'static str, method: Option<&str>) {
+        self.metrics.refused(reason);
+        let principal = who.principal();
+        let event = Event::MessageRefused {
+            agent: principal.agent.clone(),
+            credential: principal.credential.clone(),
+            reason: reason.to_owned(),
+            method: method.map(|method| crate::call::cut(method, 64).to_owned()),
+        };
+        if let Err(fault) = self.ledger.note(event).await {
+            tracing::error!(%fault, reason, "the refusal of a message could not be recorded");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Files that only we may read: keys.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use crate::call::Fault;
+
+/// Reads a secret, or makes and keeps one (mode 0600, durable before it is used).
+///
+/// # Errors
+/// [`Fault`] when it cannot be read or kept, or others may read it.
+pub fn read_or_make(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, Fault>) -> Result<Vec<u8>, Fault> {
+    match read(path)? {
+        Some(secret) => Ok(secret),
+        None => {
+            write_new(path, &make()?)?;
+            // another process may have been first: what is on disk counts
+            read(path)?.ok_or_else(|| Fault(format!("`{}` vanished while it was made", path.display())))
+        }
+    }
+}
+
+/// Makes a folder that only we may enter, with its parents.
+///
+/// # Errors
+/// [`Fault`] when it cannot be made.
+pub fn private_folder(path: &Path) -> Result<(), Fault> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| Fault(format!("`{}` cannot be made: {error}", path.display())))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+    let fault = |error: std::io::Error| Fault(format!("`{}` cannot be read: {error}", path.display()));
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fault(error)),
+    };
+    let mode = file.metadata().map_err(fault)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Fault(format!("`{0}` can be read by others; run `chmod 600 {0}`", path.display())));
+    }
+    let mut secret = Vec::new();
+    file.take(64 << 10).read_to_end(&mut secret).map_err(fault)?;
+    Ok(Some(secret))
+}
+
+fn write_new(path: &Path, secret: &[u8]) -> Result<(), Fault> {
+    let fault = |error: std::io::Error| Fault(format!("`{}` cannot be written: {error}", path.display()));
+    let folder = path.parent().unwrap_or(Path::new("."));
+    private_folder(folder)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(fault)?;
+    file.write_all(secret).and_then(|()| file.sync_all()).map_err(fault)?;
+    // linking instead of renaming keeps a secret that another process made in between
+    match fs::hard_link(&temporary, path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(fault(error)),
+        _ => {}
+    }
+    fs::remove_file(&temporary).map_err(fault)?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_kept_to_ourselves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/key");
+        let first = read_or_make(&path, || Ok(b"one".to_vec())).unwrap();
+        let second = read_or_make(&path, || Ok(b"two".to_vec())).unwrap();
+        assert_eq!((first.as_slice(), second.as_slice()), (b"one".as_slice(), b"one".as_slice()));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(read_or_make(&path, || Ok(Vec::new())).unwrap_err().0.contains("chmod 600"));
+    }
+}
