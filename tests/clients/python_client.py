@@ -278,8 +278,21 @@ async def only_through(direct, version, told, tester, opened):
 
         await check(f"{told} {tool} with {json.dumps(arguments)} is refused so that a model can act on it", invalid)
 
-    guest = await opened.enter_async_context(Connection(how("guest"), version))
+    async def by_default():
+        await refused(tester.read("demo://resource/static/document/features.md"))
+        await refused(tester.prompt("every__simple-prompt", {}))
 
+    await check(f"{told} resources and prompts are refused by default", by_default)
+    # over stdio each client has a Countersign of its own, and one store has one owner
+    if SCENE["mode"] == "stdio":
+        await opened.aclose()
+    async with Connection(how("guest"), version) as guest:
+        await as_guest(guest, told)
+    async with Connection(how("reader"), version) as reader:
+        await as_reader(reader, direct, told)
+
+
+async def as_guest(guest, told):
     async def own():
         same([tool["name"] for tool in await guest.tools()], ["every__echo"])
         same((await guest.call("every__echo", {"message": "guest"}))["content"][0]["text"], "Echo: guest")
@@ -295,14 +308,8 @@ async def only_through(direct, version, told, tester, opened):
 
     await check(f"{told} a tool that is not granted looks like one that is not there", hidden)
 
-    async def by_default():
-        await refused(tester.read("demo://resource/static/document/features.md"))
-        await refused(tester.prompt("every__simple-prompt", {}))
 
-    await check(f"{told} resources and prompts are refused by default", by_default)
-
-    reader = await opened.enter_async_context(Connection(how("reader"), version))
-
+async def as_reader(reader, direct, told):
     async def granted():
         uris = [each["uri"] for each in await direct["every"].resources()]
         listed = [each["uri"] for each in await reader.resources()]

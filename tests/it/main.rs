@@ -1,5 +1,13 @@
 //! Behaviour through the public doors.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod bad_input;
 mod cli_commands;
 mod clients_rmcp;
