@@ -223,18 +223,18 @@ impl fmt::Display for Explained {
 impl Explanation {
     /// The explanation as JSON, for `--json`.
     pub fn to_json(&self) -> serde_json::Value {
-        let mut json = json!({
-            "verdict": self.verdict.word(),
-            "set": self.set.to_string(),
-            "policies": self.policies.iter().map(|policy| json!({
+        let policies = self.policies.iter().map(|policy| {
+            json!({
                 "id": &*policy.id,
                 "place": policy.place,
                 "effect": if policy.permit { "permit" } else { "forbid" },
                 "outcome": policy.outcome.code(),
-            })).collect::<Vec<_>>(),
+            })
         });
+        let policies: Vec<_> = policies.collect();
+        let (verdict, set) = (self.verdict.word(), self.set.to_string());
         match &self.verdict {
-            Explained::Permit => {}
+            Explained::Permit => json!({"verdict": verdict, "set": set, "policies": policies}),
             Explained::Hold(demands) => {
                 let demands = demands.iter().map(|demand| {
                     json!({
@@ -245,15 +245,18 @@ impl Explanation {
                         "reason": demand.reason,
                     })
                 });
-                json["demands"] = demands.collect();
+                let demands: Vec<_> = demands.collect();
+                json!({"verdict": verdict, "demands": demands, "set": set, "policies": policies})
             }
-            Explained::Deny(refused) => {
-                json["reason"] = refused.code().into();
-                json["pointer"] = refused.pointer().into();
-                json["retryAfterMs"] = refused.retry_after_ms().into();
-            }
+            Explained::Deny(refused) => json!({
+                "verdict": verdict,
+                "reason": refused.code(),
+                "pointer": refused.pointer(),
+                "retryAfterMs": refused.retry_after_ms(),
+                "set": set,
+                "policies": policies,
+            }),
         }
-        json
     }
 }
 

@@ -559,12 +559,12 @@ impl Check<'_> {
                     self.report(rule.source, offset, format!("unknown {what} `{name}`"), Some(hint));
                 }
             }
-            if let ActionScope::Is(group) = &rule.action {
-                if Vocabulary::is_group(group) {
-                    let offset = self.find(rule, &format!("\"{group}\""));
-                    let hint = format!("write `action in Action::\"{group}\"`");
-                    self.report(rule.source, offset, format!("`{group}` is a group of actions"), Some(hint));
-                }
+            if let ActionScope::Is(group) = &rule.action
+                && Vocabulary::is_group(group)
+            {
+                let offset = self.find(rule, &format!("\"{group}\""));
+                let hint = format!("write `action in Action::\"{group}\"`");
+                self.report(rule.source, offset, format!("`{group}` is a group of actions"), Some(hint));
             }
             if rule.principal == PrincipalScope::Nobody {
                 let hint = "a principal is `Agent::\"…\"`, or `in Team::\"…\"`".to_owned();

@@ -32,8 +32,11 @@ const PARTS: i64 = 256;
 pub struct Sessions {
     keyed: RandomState,
     sessions: [Mutex<HashMap<Key, Session>>; SHARDS],
-    windows: [Mutex<HashMap<(Box<str>, Box<str>), Window>>; SHARDS],
+    windows: [Mutex<Windows>; SHARDS],
 }
+
+/// By policy and agent.
+type Windows = HashMap<(Box<str>, Box<str>), Window>;
 
 /// Agent, user, task.
 type Key = (Box<str>, Option<Box<str>>, Option<Box<str>>);
@@ -166,7 +169,7 @@ impl Sessions {
         }
     }
 
-    fn window(&self, policy: &str, agent: &str) -> MutexGuard<'_, HashMap<(Box<str>, Box<str>), Window>> {
+    fn window(&self, policy: &str, agent: &str) -> MutexGuard<'_, Windows> {
         shard(&self.windows, self.keyed.hash_one((policy, agent)))
     }
 
