@@ -165,7 +165,10 @@ async fn tail_of(place: &Place, source: &mut Source, lines: u64, follow: bool) -
         true
     };
     let mut next = source.each(size.saturating_sub(lines), shown).await?;
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let request = Request::LedgerEntries { from: next, most: PAGE, wait_ms: 10_000 };
         let page = tokio::select! {
             page = source.ask(request) => page?,
