@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod cli_commands;
+mod cli_quickstart;
 mod clients_rmcp;
 mod crash;
 mod house;
