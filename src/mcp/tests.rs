@@ -375,7 +375,8 @@ async fn ambiguous_framing_closes_the_connection() {
         ))
         .await;
     let got = client.read().await;
-    assert_eq!((got.status, got.header("connection")), (400, Some("close")));
+    assert!((400..500).contains(&got.status), "{got:?}");
+    assert_eq!(got.header("connection"), Some("close"));
     let mut rest = String::new();
     let _closed = timeout(Duration::from_secs(5), client.stream.read_to_string(&mut rest)).await.unwrap();
     assert!(rest.is_empty(), "nothing after it is answered: {rest}");
