@@ -230,9 +230,7 @@ impl Grants {
         };
         match verdict {
             Verdict::Permit { permit } => Decision::Permit(Permitted { call, basis: self.basis(&[permit]) }),
-            Verdict::Hold { policies, demands } => {
-                Decision::Hold(Held { call, basis: self.basis(&policies), demands })
-            }
+            Verdict::Hold { policies, demands } => Decision::Hold(Held { call, basis: self.basis(&policies), demands }),
             Verdict::Deny { refused, policies } => {
                 let basis = self.basis(&policies);
                 Decision::Deny(Box::new((refused, call, basis)))
@@ -346,11 +344,13 @@ impl Grants {
             let limited = rule.limit.is_some();
             (limited, *place)
         });
-        let held = live.iter().filter_map(|(place, rule)| Some((*place, *rule, rule.hold.as_ref()?))).min_by_key(
-            |(place, _, hold)| (hold.approvals, Reverse(hold.expires), *place),
-        );
+        let held = live
+            .iter()
+            .filter_map(|(place, rule)| Some((*place, *rule, rule.hold.as_ref()?)))
+            .min_by_key(|(place, _, hold)| (hold.approvals, Reverse(hold.expires), *place));
         let mut policies: Vec<u32> = satisfied.holds.iter().copied().collect();
-        let mut demands: Vec<Demand> = rules(&satisfied.holds).into_iter().filter_map(|(_, rule)| demand(rule)).collect();
+        let mut demands: Vec<Demand> =
+            rules(&satisfied.holds).into_iter().filter_map(|(_, rule)| demand(rule)).collect();
         match (free, held) {
             (Some((permit, _)), _) if demands.is_empty() => Verdict::Permit { permit: *permit },
             (Some((permit, _)), _) => {
@@ -435,9 +435,10 @@ impl Grants {
         if let Some(slice) = self.slices.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Arc::clone(slice);
         }
-        let rules = site.rules.iter().copied().filter(|place| {
-            self.rule(*place).is_some_and(|rule| !rule.is_over(now) && covers(&rule.principal, who))
-        });
+        let rules =
+            site.rules.iter().copied().filter(|place| {
+                self.rule(*place).is_some_and(|rule| !rule.is_over(now) && covers(&rule.principal, who))
+            });
         let slice = Arc::new(self.cut(rules.collect(), site));
         let mut slices = self.slices.write().unwrap_or_else(PoisonError::into_inner);
         if slices.len() >= SLICES {
@@ -458,9 +459,8 @@ impl Grants {
             agent: mentions("principal") || mentions("__entity"),
         };
         let whole = self.words.actions.get(site.action.id().unescaped()).and_then(|action| action.input.as_ref());
-        let input = whole.map(|whole| {
-            whole.fields.iter().filter(|field| uses.input && mentions(&field.name)).cloned().collect()
-        });
+        let input = whole
+            .map(|whole| whole.fields.iter().filter(|field| uses.input && mentions(&field.name)).cloned().collect());
         Slice {
             sets: self.sets(&rules, &these),
             input: input.unwrap_or_default(),
@@ -508,9 +508,8 @@ fn visible(rules: &[&Rule]) -> Option<Visibility> {
     }
     let mut permits = rules.iter().filter(|rule| rule.effect == Effect::Permit).peekable();
     permits.peek()?;
-    let always = rules.iter().any(|rule| {
-        rule.effect == Effect::Forbid && rule.hold.is_some() && rule.is_unconditional()
-    });
+    let always =
+        rules.iter().any(|rule| rule.effect == Effect::Forbid && rule.hold.is_some() && rule.is_unconditional());
     if always || permits.all(|rule| rule.hold.is_some()) { Some(Visibility::Hold) } else { Some(Visibility::Allow) }
 }
 
@@ -629,9 +628,7 @@ fn expression(kind: &Type, value: &Value, pointer: &mut String) -> Result<Restri
         }
         (Type::Decimal, Value::Number(number)) => match decimal(number.text()) {
             Ok(text) => Ok(RestrictedExpression::new_decimal(text)),
-            Err(problem) => {
-                Err(Refused::InvalidArguments { pointer: pointer.clone(), problem: problem.to_owned() })
-            }
+            Err(problem) => Err(Refused::InvalidArguments { pointer: pointer.clone(), problem: problem.to_owned() }),
         },
         (Type::Record(inner), value) => record(&inner.fields, value, pointer),
         (Type::Set(element), Value::Array(items)) => {

@@ -492,7 +492,8 @@ impl Check<'_> {
             }
         };
         let reason = said.get("reason").map(|text| text.trim().to_owned());
-        if reason.as_deref().is_some_and(|text| text.is_empty() || text.len() > 500 || text.contains(char::is_control)) {
+        if reason.as_deref().is_some_and(|text| text.is_empty() || text.len() > 500 || text.contains(char::is_control))
+        {
             wrong("reason", "`@reason` is empty, too long or has control characters".to_owned(), "write one sentence");
         }
         let mut mentions = BTreeSet::new();
@@ -589,7 +590,11 @@ impl Check<'_> {
     /// Strict validation. Each policy is checked against the actions that its scope covers, and of those that look
     /// the same to it, one: that keeps the cost of 1,000 policies over 2,000 tools in bounds.
     fn types(&mut self, rules: &[Rule]) {
-        let members: BTreeSet<&str> = self.words.actions.values().filter_map(|action| action.input.as_ref())
+        let members: BTreeSet<&str> = self
+            .words
+            .actions
+            .values()
+            .filter_map(|action| action.input.as_ref())
             .flat_map(|input| input.fields.iter().map(|field| field.name.as_str()))
             .collect();
         let mut chosen: HashMap<(String, Vec<&str>), Vec<&str>> = HashMap::new();

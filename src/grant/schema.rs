@@ -109,9 +109,8 @@ impl Vocabulary {
                 action.labels.clone_from(&tool.labels);
             }
         }
-        let text = |name: &str| Record {
-            fields: vec![Field { name: name.to_owned(), kind: Type::String, required: true }],
-        };
+        let text =
+            |name: &str| Record { fields: vec![Field { name: name.to_owned(), kind: Type::String, required: true }] };
         for (name, input) in [("resource_read", text("uri")), ("prompt_get", text("name"))] {
             words
                 .actions

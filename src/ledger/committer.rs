@@ -225,12 +225,7 @@ impl Committer {
         self.push(item, room, None)
     }
 
-    fn push(
-        &self,
-        item: Item,
-        room: u32,
-        waiter: Option<oneshot::Sender<Result<u64, Fault>>>,
-    ) -> Result<u64, Fault> {
+    fn push(&self, item: Item, room: u32, waiter: Option<oneshot::Sender<Result<u64, Fault>>>) -> Result<u64, Fault> {
         let mut queue = lock(&self.shared.queue);
         if let Some(fault) = &queue.fault {
             return Err(fault.clone());
@@ -410,7 +405,9 @@ impl Writer {
         match self.store.append(&group)? {
             Appended::Written => {}
             Appended::Conflict { size } => {
-                return Err(Fault(format!("another writer made the log {size} entries long where this one knows {first}")));
+                return Err(Fault(format!(
+                    "another writer made the log {size} entries long where this one knows {first}"
+                )));
             }
         }
         if !folds.is_empty() {
@@ -440,8 +437,7 @@ impl Writer {
         let entry = entry.ok_or_else(|| Fault(format!("the store is damaged: entry {intent} is missing")))?;
         let call = entry::member(&entry.text, "call").unwrap_or_default();
         let settlement = Settlement::Unknown;
-        let ending =
-            Ending { intent, call, settlement, why: Some(why), result: None, took_us: None, findings: &[] };
+        let ending = Ending { intent, call, settlement, why: Some(why), result: None, took_us: None, findings: &[] };
         Ok(Item { text: entry::settled(at, &ending)?, kept: None, effect: Effect::Settles(intent) })
     }
 

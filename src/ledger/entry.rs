@@ -153,10 +153,13 @@ pub(super) fn intended(at: Timestamp, call: &Permitted, arguments: &Commitment) 
     line.text("call", call.id().as_str());
     line.digest("contract", &tool.digest);
     line.text("credential", &principal.credential);
-    line.text("door", match call.door() {
-        crate::call::Door::Http => "http",
-        crate::call::Door::Stdio => "stdio",
-    });
+    line.text(
+        "door",
+        match call.door() {
+            crate::call::Door::Http => "http",
+            crate::call::Door::Stdio => "stdio",
+        },
+    );
     line.basis_set(basis);
     line.text("issuer", &principal.issuer);
     line.text("kind", "call.intended");

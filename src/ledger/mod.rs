@@ -366,7 +366,9 @@ impl Ledger {
         let proof = tokio::task::spawn_blocking(move || {
             let path = Tiles::new(&inner.folder.join("tlog"), checkpoint.size).inclusion(seq, checkpoint.size)?;
             if !tree::included(&entry.hash, seq, checkpoint.size, &path, &checkpoint.root) {
-                return Err(Fault("the store and the published log differ: run `countersign ledger verify`".to_owned()));
+                return Err(Fault(
+                    "the store and the published log differ: run `countersign ledger verify`".to_owned(),
+                ));
             }
             Ok(write_proof(seq, &path, &checkpoint, &inner.signer))
         });

@@ -138,8 +138,7 @@ impl Signer {
                 let signer = Self::new(origin, &seed)?;
                 let mut secret = vec![ED25519_TYPE];
                 secret.extend_from_slice(&seed);
-                let text =
-                    format!("PRIVATE+KEY+{origin}+{:08x}+{}\n", signer.key.id, BASE64.encode(secret));
+                let text = format!("PRIVATE+KEY+{origin}+{:08x}+{}\n", signer.key.id, BASE64.encode(secret));
                 replace(&path, text.as_bytes(), 0o600)?;
                 signer
             }
@@ -247,9 +246,11 @@ impl Checkpoint {
         if origin.is_empty() || lines.any(str::is_empty) {
             return Err(MALFORMED);
         }
-        let size = decimal(size).ok_or(NoteError::Malformed("the size of the checkpoint is not a canonical decimal"))?;
+        let size =
+            decimal(size).ok_or(NoteError::Malformed("the size of the checkpoint is not a canonical decimal"))?;
         let root = BASE64.decode(root).ok().and_then(|root| root.try_into().ok());
-        let root = root.ok_or(NoteError::Malformed("the root of the checkpoint is not canonical base64 of 32 bytes"))?;
+        let root =
+            root.ok_or(NoteError::Malformed("the root of the checkpoint is not canonical base64 of 32 bytes"))?;
         Ok(Self { origin: origin.to_owned(), size, root })
     }
 

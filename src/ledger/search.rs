@@ -31,7 +31,8 @@ impl Filter {
             wanted.as_ref().is_none_or(|wanted| entry::member(text, name) == Some(entry::escaped(wanted).as_str()))
         };
         let kind = self.kind.as_ref().is_none_or(|wanted| {
-            entry::member(text, "kind").is_some_and(|kind| kind == wanted || wanted.ends_with('.') && kind.starts_with(wanted))
+            entry::member(text, "kind")
+                .is_some_and(|kind| kind == wanted || wanted.ends_with('.') && kind.starts_with(wanted))
         });
         kind && is("agent", &self.agent) && is("tool", &self.tool)
     }

@@ -248,7 +248,8 @@ impl Store for SledStore {
             for seq in &group.redacted {
                 let Some((first, packed)) = self.bundle(b'p', *seq)? else { continue };
                 // several may lie in one bundle
-                let left: Vec<_> = decode_kept(&packed)?.into_iter().filter(|(at, _)| !group.redacted.contains(at)).collect();
+                let left: Vec<_> =
+                    decode_kept(&packed)?.into_iter().filter(|(at, _)| !group.redacted.contains(at)).collect();
                 if left.is_empty() {
                     batch.remove(key(b'p', first).as_slice());
                 } else {
@@ -278,7 +279,6 @@ impl Store for SledStore {
         })?;
         Ok(read)
     }
-
 
     fn payload(&self, seq: u64) -> Result<Option<Kept>, Fault> {
         self.guarded(|| {
@@ -367,7 +367,9 @@ fn decode_head(bytes: &[u8]) -> Result<Head, Fault> {
         return Err(malformed());
     }
     if format != FORMAT {
-        return Err(Fault(format!("the store has format {format} and this version knows {FORMAT}: use a newer version")));
+        return Err(Fault(format!(
+            "the store has format {format} and this version knows {FORMAT}: use a newer version"
+        )));
     }
     let (size, mut rest) = rest.split_first_chunk::<8>().ok_or_else(malformed)?;
     let size = u64::from_be_bytes(*size);

@@ -83,7 +83,8 @@ impl Views {
                 self.tokens.values_mut().filter(|token| token.agent == agent).for_each(|token| token.revoked = true);
             }
             (Some("tool.registered" | "tool.accepted"), _, _) => {
-                if let (Some(upstream), Some(tool), Some(contract)) = (text("upstream"), text("tool"), text("contract")) {
+                if let (Some(upstream), Some(tool), Some(contract)) = (text("upstream"), text("tool"), text("contract"))
+                {
                     self.pins.insert((upstream.to_owned(), tool.to_owned()), contract.to_owned());
                 }
             }
@@ -92,9 +93,10 @@ impl Views {
     }
 
     pub(super) fn to_snapshot(&self) -> Bytes {
-        let tokens = self.tokens.iter().map(|(id, token)| {
-            (id.clone(), token.agent.clone(), token.expires.as_microsecond(), token.revoked)
-        });
+        let tokens = self
+            .tokens
+            .iter()
+            .map(|(id, token)| (id.clone(), token.agent.clone(), token.expires.as_microsecond(), token.revoked));
         let pins = self.pins.iter().map(|((upstream, tool), pin)| (upstream.clone(), tool.clone(), pin.clone()));
         let form = Form { version: VERSION, tokens: tokens.collect(), pins: pins.collect() };
         // a snapshot that cannot be read back is as good as none

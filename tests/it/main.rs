@@ -1,1 +1,3 @@
 //! Behaviour through the public doors.
+
+mod ledger_crash;
