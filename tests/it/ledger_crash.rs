@@ -5,6 +5,8 @@
 //! a number a line). The writer prints `OPEN`, then each number that was acknowledged; the verifier exits with 0
 //! when all are there, with 3 and `lost=N` when not, and with 4 when the log does not verify.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeSet,
     io::{BufRead as _, BufReader, Write as _},
