@@ -13,6 +13,7 @@ mod cli_commands;
 mod clients_rmcp;
 mod crash;
 mod house;
+mod ledger_crash;
 mod recorder;
 mod tidy;
 mod wire;
