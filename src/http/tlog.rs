@@ -72,7 +72,7 @@ mod tests {
     fn only_names_that_a_log_has_are_files() {
         for path in [
             "checkpoint",
-            "key",
+            "ledger.pub",
             "tile/0/000",
             "tile/0/x001/x234/067",
             "tile/entries/000.p/17",

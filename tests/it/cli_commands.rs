@@ -127,13 +127,13 @@ fn check_tells_every_error_with_its_place() {
     let wrong = countersign(house.path(), &["check"]);
     assert_eq!(wrong.status.code(), Some(1));
     for part in
-        ["countersign.toml:17:1: unknown key `upstreams.a.comand`", "did you mean `command`?", "neither http nor https"]
+        ["countersign.toml:16:1: unknown key `upstreams.a.comand`", "did you mean `command`?", "neither http nor https"]
     {
         assert!(err(&wrong).contains(part), "{part} is not in\n{}", err(&wrong));
     }
     let told = json(&countersign(house.path(), &["check", "--json"]).stdout);
     assert_eq!(told["errors"].as_array().unwrap().len(), 2, "{told}");
-    assert_eq!(told["errors"][0]["line"], 17);
+    assert_eq!(told["errors"][0]["line"], 16);
 }
 
 #[test]
