@@ -95,7 +95,6 @@ pub(super) struct Shared {
     room: Semaphore,
     healthy: AtomicBool,
     durable: AtomicU64,
-    head: Mutex<Frontier>,
     views: ArcSwap<Views>,
     /// The last checkpoint that was published, for the next head.
     pub(super) published: Mutex<String>,
@@ -109,11 +108,6 @@ impl Shared {
     /// How many entries are durable.
     pub(super) fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
-    }
-
-    /// The tree over what is durable.
-    pub(super) fn frontier(&self) -> Frontier {
-        lock(&self.head).clone()
     }
 
     pub(super) fn views(&self) -> Arc<Views> {
@@ -166,7 +160,6 @@ impl Committer {
             room: Semaphore::new(ROOM as usize),
             healthy: AtomicBool::new(true),
             durable: AtomicU64::new(head.frontier.size()),
-            head: Mutex::new(head.frontier.clone()),
             views: ArcSwap::from_pointee(views),
             published: Mutex::new(head.checkpoint.clone()),
         });
@@ -416,7 +409,6 @@ impl Writer {
             self.shared.views.store(Arc::new(views));
         }
         self.frontier = frontier;
-        lock(&self.shared.head).clone_from(&self.frontier);
         self.shared.durable.store(self.frontier.size(), Ordering::Release);
         Ok(())
     }

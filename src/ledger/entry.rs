@@ -127,14 +127,14 @@ impl Settlement {
 
 /// What an entry says of a payload: the HMAC-SHA-256 of its bytes under a salt of its own, and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Commitment {
+pub(super) struct Commitment {
     digest: [u8; 32],
     bytes: u64,
 }
 
 impl Commitment {
     /// Commits to `payload` under `salt`.
-    pub fn of(salt: &[u8; 16], payload: &[u8]) -> Self {
+    pub(super) fn of(salt: &[u8; 16], payload: &[u8]) -> Self {
         let mut digest = [0; 32];
         let key = hmac::Key::new(hmac::HMAC_SHA256, salt);
         digest.copy_from_slice(hmac::sign(&key, payload).as_ref());

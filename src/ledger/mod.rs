@@ -12,7 +12,7 @@ mod committer;
 mod entry;
 #[cfg(test)]
 mod memory;
-mod note;
+pub mod note;
 mod payloads;
 pub mod rebuild;
 mod reply;
@@ -22,7 +22,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tiles;
-mod tree;
+pub mod tree;
 pub mod verify;
 mod views;
 

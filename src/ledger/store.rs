@@ -14,7 +14,7 @@ use crate::{call::Fault, json::Digest};
 ///   From then on every verb of this store fails; what is so is found out by opening it again.
 /// - That somebody else appended is not an error but a value, [`Appended::Conflict`], and leaves the store as it was.
 /// - What is read is what was written: hashes are checked, and a mismatch is an error.
-pub trait Store: Send + Sync + std::fmt::Debug {
+pub(super) trait Store: Send + Sync + std::fmt::Debug {
     /// The state that the last [`append`](Store::append) left.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
 /// What has to be known to go on appending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Head {
+pub(super) struct Head {
     /// The tree over all entries.
     pub frontier: Frontier,
     /// Intents without outcome, in order.
@@ -65,7 +65,7 @@ pub struct Head {
 
 /// Entries that are written together.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
+pub(super) struct Group {
     /// The index of the first: the size of the log before.
     pub first: u64,
     /// Their texts and hashes, each at most [`LONGEST`] bytes.
@@ -80,11 +80,11 @@ pub struct Group {
 
 /// The longest entry, bytes: larger values would leave the part of the embedded store that is synced, and
 /// an entry bundle of C2SP tlog-tiles ends at 65,535.
-pub const LONGEST: usize = 60 << 10;
+pub(super) const LONGEST: usize = 60 << 10;
 
 /// An entry as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub(super) struct Stored {
     /// Its canonical JSON.
     pub text: Bytes,
     /// Its leaf hash.
@@ -93,7 +93,7 @@ pub struct Stored {
 
 /// A payload with the salt of its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub(super) struct Kept {
     /// The key of the HMAC that the entry holds.
     pub salt: [u8; 16],
     /// The payload, or where it is.
@@ -102,7 +102,7 @@ pub struct Kept {
 
 /// Where a payload is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub(super) enum Content {
     /// In the store.
     Here(Bytes),
     /// In a file of its own, by the salted digest.
@@ -112,7 +112,7 @@ pub enum Content {
 /// How an append ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Appended {
+pub(super) enum Appended {
     /// It is durable.
     Written,
     /// The log does not have the size that the group starts at: nothing was written.
@@ -124,7 +124,7 @@ pub enum Appended {
 
 /// State folded from the entries before `size`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     /// How many entries are in it.
     pub size: u64,
     /// The state, in the form of [`super::Views`].

@@ -80,20 +80,23 @@ pub(super) fn read_hashes(folder: &Path, level: u32, index: u64, width: usize) -
 
 /// The entries of a bundle file, the first `width` of them.
 pub(super) fn read_entries(folder: &Path, index: u64, width: usize) -> Result<Vec<Vec<u8>>, Fault> {
+    let (entries, whole) = read_entries_there(folder, index, width)?;
+    if whole { Ok(entries) } else { Err(Fault(format!("`{}` is malformed", tile_path(None, index, width)))) }
+}
+
+/// The entries that are in a bundle file, at most `width`, and whether the file is as it should be.
+pub(super) fn read_entries_there(folder: &Path, index: u64, width: usize) -> Result<(Vec<Vec<u8>>, bool), Fault> {
     let bytes = read_tile(folder, None, index, width)?;
     let mut entries = Vec::new();
     let mut rest = bytes.as_slice();
-    let malformed = || Fault(format!("`{}` is malformed", tile_path(None, index, width)));
     while let Some((length, after)) = rest.split_first_chunk::<2>() {
-        let (entry, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or_else(malformed)?;
+        let Some((entry, after)) = after.split_at_checked(usize::from(u16::from_be_bytes(*length))) else { break };
         entries.push(entry.to_vec());
         rest = after;
     }
-    if !rest.is_empty() || (entries.len() != width && entries.len() != WIDTH) {
-        return Err(malformed());
-    }
+    let whole = rest.is_empty() && (entries.len() == width || entries.len() == WIDTH);
     entries.truncate(width);
-    Ok(entries)
+    Ok((entries, whole))
 }
 
 /// The tree of that size, read from tiles.

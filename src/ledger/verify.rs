@@ -17,7 +17,7 @@ use super::{
     note::{Checkpoint, NoteError, VerifierKey},
     sled_store::SledStore,
     store::{Head, Store as _, Stored},
-    tiles::{WIDTH, read_entries, read_hashes, width},
+    tiles::{WIDTH, read_entries_there, read_hashes, width},
     tree::{self, Frontier, Hash},
 };
 use crate::{
@@ -62,7 +62,7 @@ pub struct Report {
     pub key: Option<String>,
     /// The first entry that is bad, where it can be named.
     pub first_bad: Option<u64>,
-    /// What does not fit, the first bad entry first. At most a hundred are listed.
+    /// What does not fit, the first bad entry first. At most twenty are listed.
     pub problems: Vec<String>,
     /// What keeps it from being told.
     pub doubts: Vec<String>,
@@ -152,6 +152,8 @@ struct Check {
     signed: Option<u64>,
     frontier: Frontier,
     bad: Vec<(Option<u64>, String)>,
+    /// Entries of which one at least is bad, smaller ranges first.
+    ranges: Vec<(u64, u64)>,
     doubts: Vec<String>,
     remarks: Vec<String>,
     intents: HashMap<u64, (Box<str>, bool)>,
@@ -262,6 +264,12 @@ impl Check {
     }
 
     fn report(mut self, key: Option<&VerifierKey>, signed: bool) -> Report {
+        for (first, last) in std::mem::take(&mut self.ranges) {
+            let named = self.bad.iter().any(|(seq, _)| seq.is_some_and(|seq| (first..=last).contains(&seq)));
+            if !named {
+                self.bad(Some(first), format!("the first bad entry is one of {first} to {last}"));
+            }
+        }
         // what names an entry comes first, the first entry before all
         self.bad.sort_by_key(|(seq, _)| seq.unwrap_or(u64::MAX));
         if !signed && self.bad.is_empty() && self.doubts.is_empty() {
@@ -287,7 +295,7 @@ impl Check {
             root: BASE64.encode(self.frontier.root()),
             key: key.map(ToString::to_string),
             first_bad: self.bad.iter().find_map(|(seq, _)| *seq),
-            problems: self.bad.into_iter().map(|(_, problem)| problem).take(100).collect(),
+            problems: self.bad.into_iter().map(|(_, problem)| problem).take(20).collect(),
             doubts: self.doubts,
             remarks: self.remarks,
         }
@@ -400,10 +408,19 @@ struct Bundled {
 impl Bundled {
     fn read(folder: &Path, index: u64, width: usize, size: u64, check: &mut Check) -> Self {
         let from = index * WIDTH as u64;
-        let entries = read_entries(folder, index, width).unwrap_or_else(|fault| {
-            check.bad(Some(from), format!("entries {from} to {}: {fault}", (from + width as u64).min(size) - 1));
-            Vec::new()
-        });
+        let last = (from + width as u64).min(size) - 1;
+        let entries = match read_entries_there(folder, index, width) {
+            Ok((entries, whole)) => {
+                if !whole {
+                    check.bad(None, format!("the bundle of entries {from} to {last} has entries too many or too few"));
+                }
+                entries
+            }
+            Err(fault) => {
+                check.bad(Some(from), format!("entries {from} to {last}: {fault}"));
+                Vec::new()
+            }
+        };
         let hashes = read_hashes(folder, 0, index, width).unwrap_or_else(|fault| {
             check.bad(None, fault.to_string());
             Vec::new()
@@ -480,7 +497,7 @@ fn compare_tile(folder: &Path, level: u32, index: u64, computed: &[Hash], size: 
                 check.bad(seq, format!("entries {first} to {last} do not give the hash in the published tile"));
                 if level > 0 {
                     // the tile above says which bundle, when entries and leaf tile were edited together
-                    check.bad(Some(first), format!("the first bad entry is one of {first} to {last}"));
+                    check.ranges.push((first, last));
                 }
             }
         }

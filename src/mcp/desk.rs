@@ -266,7 +266,7 @@ impl<R: Road> Desk<R> {
         let session = Session::new(who.principal(), asked, &capabilities, self.road.now()).map_err(told_fault)?;
         let result = Object::new()
             .with("protocolVersion", session.version.as_str())
-            .with("capabilities", self.capabilities(who.principal(), false))
+            .with("capabilities", self.capabilities(who.principal()))
             .with("serverInfo", render::server_info())
             .with("instructions", INSTRUCTIONS);
         Ok((session, result))
@@ -497,7 +497,7 @@ impl<R: Road> Desk<R> {
             Some(Value::Array(uris)) if uris.len() <= FOLLOWED => uris.as_slice(),
             Some(_) => return Err(invalid("`resourceSubscriptions` has to be an array of at most 64 URIs")),
         };
-        let own = self.capabilities(peer.principal(), true);
+        let own = self.capabilities(peer.principal());
         let has = |capability: &str| own.get(capability).is_some();
         let mut wants = Wants {
             tools: flag("toolsListChanged")?,
@@ -534,7 +534,7 @@ impl<R: Road> Desk<R> {
         Object::new()
             .with("resultType", "complete")
             .with("supportedVersions", versions)
-            .with("capabilities", self.capabilities(principal, true))
+            .with("capabilities", self.capabilities(principal))
             .with("instructions", INSTRUCTIONS)
             .with("ttlMs", 5_000)
             .with("cacheScope", "private")
@@ -542,7 +542,7 @@ impl<R: Road> Desk<R> {
     }
 
     /// Our capabilities: what some upstream that the principal reaches has.
-    fn capabilities(&self, principal: &Principal, _modern: bool) -> Object {
+    fn capabilities(&self, principal: &Principal) -> Object {
         let changes = || Object::new().with("listChanged", true);
         let some = |operation, capability: &str| {
             let reached = self.road.reachable(principal, operation);

@@ -10,7 +10,9 @@ use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody, combinator
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body as _, Frame, Incoming},
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE},
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    },
     http::request::Parts,
     server::conn::http1,
     service::service_fn,
@@ -27,6 +29,7 @@ use super::{
     desk::{Answer, Desk, Flight, Peer, Step},
     feed::{Feed, told},
     headers::{self, Allowed},
+    linger::Lingering,
     message::{self, Message, Misread, RequestId},
     problem::Problem,
     render,
@@ -166,8 +169,7 @@ async fn connection<R: Road>(stream: TcpStream, house: Arc<House<R>>, mut stop: 
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD)
         .max_buf_size(64 << 10)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Lingering::new(stream)), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -219,11 +221,13 @@ impl<R: Road> House<R> {
         let (head, body) = request.into_parts();
         let mut unread = Some(body);
         let mut answer = self.admit(&head, &mut unread).await;
-        if let Some(body) = unread
-            && !body.is_end_stream()
-            && !self.read_away(body).await
-        {
-            // what is left of the body would be taken for the next request
+        let left = match unread {
+            Some(body) => !body.is_end_stream() && !self.read_away(body).await,
+            None => false,
+        };
+        // what is left of a body would be taken for the next request; and a coded length may have come with a
+        // `Content-Length` that hyper dropped, on which a proxy in front could disagree (RFC 9112, section 6.1)
+        if left || head.headers.contains_key(TRANSFER_ENCODING) {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer

@@ -19,6 +19,7 @@ mod desk;
 mod feed;
 mod headers;
 pub mod http;
+mod linger;
 mod listing;
 pub mod message;
 pub mod problem;

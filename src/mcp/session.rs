@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long a session's id is good; the credential that it is used with ends by itself.
-const LIFE: Duration = Duration::from_hours(7 * 24);
+const LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Bytes of client capabilities that a session keeps.
 const CAPABILITIES: usize = 2_048;

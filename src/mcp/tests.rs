@@ -294,6 +294,9 @@ async fn other_http_methods_are_not_allowed() {
     }
 }
 
+/// What is bad, headers, body; status and code of the refusal.
+type Bad<'t> = (&'t str, &'t [(&'t str, &'t str)], &'t str, u16, i64);
+
 #[tokio::test]
 async fn every_bad_message_of_a_known_caller_is_refused_and_recorded() {
     let door = open().await;
@@ -304,7 +307,7 @@ async fn every_bad_message_of_a_known_caller_is_refused_and_recorded() {
     let no_capabilities = list.replace("clientCapabilities", "other");
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let long = format!("\"{}\"", "x".repeat(100_000));
-    let table: &[(&str, &[(&str, &str)], &str, u16, i64)] = &[
+    let table: &[Bad<'_>] = &[
         ("no JSON", &now, "{", 400, -32700),
         ("a name twice", &now, r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"tools/list"}"#, 400, -32700),
         ("text after it", &now, r#"{"jsonrpc":"2.0"} {}"#, 400, -32700),
@@ -375,7 +378,8 @@ async fn ambiguous_framing_closes_the_connection() {
         ))
         .await;
     let got = client.read().await;
-    assert_eq!((got.status, got.header("connection")), (400, Some("close")));
+    assert!((400..500).contains(&got.status), "{got:?}");
+    assert_eq!(got.header("connection"), Some("close"));
     let mut rest = String::new();
     let _closed = timeout(Duration::from_secs(5), client.stream.read_to_string(&mut rest)).await.unwrap();
     assert!(rest.is_empty(), "nothing after it is answered: {rest}");

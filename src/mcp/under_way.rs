@@ -28,10 +28,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// its exchange and is cancelled by closing it, so it is not kept here and its id may be anything.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    requests: Mutex<Swept<(Arc<str>, RequestId), watch::Sender<bool>>>,
+    requests: Mutex<Swept<Key, watch::Sender<bool>>>,
     questions: Mutex<Swept<String, Question>>,
     streams: Mutex<HashMap<String, usize>>,
 }
+
+/// A session (or stdio connection), and an id in it.
+type Key = (Arc<str>, RequestId);
 
 #[derive(Debug)]
 struct Question {
@@ -67,7 +70,7 @@ impl<K: std::hash::Hash + Eq, V> Swept<K, V> {
 #[derive(Debug)]
 pub(super) struct Ticket {
     under_way: Arc<UnderWay>,
-    key: (Arc<str>, RequestId),
+    key: Key,
 }
 
 impl Ticket {

@@ -14,6 +14,7 @@ mod cli_quickstart;
 mod clients_rmcp;
 mod crash;
 mod house;
+mod ledger_crash;
 mod recorder;
 mod tidy;
 mod wire;

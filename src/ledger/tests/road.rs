@@ -322,6 +322,8 @@ async fn listing_goes_backwards_through_a_filter() {
         clock.advance(jiff::SignedDuration::from_secs(1));
         ledger.call(&house, if turn % 3 == 0 { "bank__pay" } else { "files__look" }, "x").await;
     }
+    // the outcomes of reads are not waited for
+    ledger.close().await;
     let filter = Filter { tool: Some("bank__pay".to_owned()), ..Filter::default() };
     let listed: Vec<u64> = ledger.list(&filter, 3).unwrap().iter().map(|entry| entry.seq).collect();
     assert_eq!(listed, [1_194, 1_188, 1_182]);
