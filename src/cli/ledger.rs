@@ -179,7 +179,6 @@ async fn tail_of(place: &Place, source: &mut Source, lines: u64, follow: bool) -
             next += 1;
         }
     }
-    Ok(())
 }
 
 async fn look_up(place: &Place, entry: &str) -> Result<Exit, Failure> {

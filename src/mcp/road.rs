@@ -154,7 +154,7 @@ impl Road for Arc<Pipeline> {
     }
 
     fn turned_away(&self, reason: &'static str) {
-        self.metrics.refused(reason);
+        self.metrics.unauthenticated(reason);
     }
 
     fn offers(&self, principal: &Principal) -> Vec<(Arc<Tool>, Visibility)> {
