@@ -196,17 +196,15 @@ impl Client {
                 return Ok(answer);
             }
         }
+        if status == reqwest::StatusCode::UNAUTHORIZED {
+            return Err(unauthenticated(&serde_json::from_slice(&text).unwrap_or_default()));
+        }
         let answer = if stream {
             events(&text).find_map(|event| answered(&event))
         } else {
             serde_json::from_slice(&text).ok().and_then(|message: Value| answered(&message))
         };
-        answer.ok_or_else(|| match status.as_u16() {
-            401 => {
-                Failure::new(Exit::No, "the token is not accepted").hint("get one with `countersign agent token NAME`")
-            }
-            _ => Failure::new(Exit::No, format!("the server answered {status} and no result")),
-        })
+        answer.ok_or_else(|| Failure::new(Exit::No, format!("the server answered {status} and no result")))
     }
 }
 
@@ -271,6 +269,15 @@ fn in_header(value: &str) -> String {
 
 fn code(error: &Value) -> i64 {
     error.get("code").and_then(Value::as_i64).unwrap_or_default()
+}
+
+/// The body of a 401 is no JSON-RPC: its `error` is the reason code.
+fn unauthenticated(body: &Value) -> Failure {
+    let problem = match show::field(body, "error") {
+        "" => "the token is not accepted".to_owned(),
+        reason => format!("the token is not accepted ({})", visible(reason)),
+    };
+    Failure::new(Exit::No, problem).hint("get one with `countersign agent token NAME`")
 }
 
 fn refused(error: &Value) -> Failure {
@@ -343,6 +350,13 @@ mod tests {
         assert_eq!(in_header("ü"), "=?base64?w7w=?=");
         assert_eq!(in_header(" a"), "=?base64?IGE=?=");
         assert_eq!(in_header("=?base64?x?="), "=?base64?PT9iYXNlNjQ/eD89?=");
+    }
+
+    #[test]
+    fn a_token_that_is_not_accepted_is_told_with_its_reason() {
+        let body = json!({"error": "token_revoked", "error_description": "the token was revoked"});
+        assert_eq!(unauthenticated(&body).problem, "the token is not accepted (token_revoked)");
+        assert_eq!(unauthenticated(&Value::Null).problem, "the token is not accepted");
     }
 
     #[test]

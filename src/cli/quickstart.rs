@@ -1,12 +1,7 @@
 //! `quickstart`: the first five minutes. A folder with a small bank behind Countersign, an agent `demo`, its
 //! grants, and a server that runs.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::json;
 
@@ -15,7 +10,7 @@ use super::{
     files::{cannot_write, log_name, write_new},
     outcome::{Exit, Failure},
     serve::serve,
-    short, show,
+    show,
 };
 use crate::{
     clock::Clock,
@@ -218,8 +213,9 @@ fn keep_program(config: &mut Config, program: &Path) {
 }
 
 fn told(program: &Path, dir: &Path, mcp: &str, console: &str, token: &str) -> String {
-    let program = quoted(&PathBuf::from(short(program)));
-    let call = format!("{program} -C {} call --agent {AGENT}", quoted(&PathBuf::from(short(dir))));
+    // whole paths: the lines are pasted in another terminal, which may be in another folder
+    let (program, house) = (quoted(program), quoted(dir));
+    let call = format!("{program} -C {house} call --agent {AGENT}");
     format!(
         "\
 Countersign serves a small bank. Everything it runs on is in {dir}.
@@ -244,10 +240,9 @@ and this one is not granted.
 
   {call} bank__refund '{{\"account\": \"bob\", \"amount\": 5}}'
 
-What happened: {program} -C {quoted} ledger tail
+What happened: {program} -C {house} ledger tail
 ",
         dir = dir.display(),
-        quoted = quoted(&PathBuf::from(short(dir))),
     )
 }
 

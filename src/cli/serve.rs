@@ -216,7 +216,7 @@ async fn listen(address: &mut std::net::SocketAddr) -> Result<TcpListener, Failu
         let failure = Failure::io(format!("cannot listen on {address}"), &error);
         match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                failure.hint("another server has that port; `countersign status` tells of ours")
+                failure.hint("another server has that port: end it, or listen elsewhere (`listen` in countersign.toml, `--listen` and `--console-listen` of quickstart)")
             }
             _ => failure,
         }
