@@ -154,6 +154,8 @@ impl Server {
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| gone(&error))?;
         let answered = async {
+            // the connection has to have finished with the answer before this one
+            self.sender.ready().await.map_err(|error| gone(&error))?;
             let response = self.sender.send_request(request).await.map_err(|error| gone(&error))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;

@@ -456,7 +456,7 @@ impl<R: Road> Desk<R> {
     async fn follow(&self, peer: &Peer, uri: String, on: bool) -> Result<(), Problem> {
         let Some(session) = &peer.session else { return Err(Problem::MethodNotFound) };
         if !on {
-            if let Some(followed) = locked(&self.followed).get_mut(&session.nonce) {
+            if let Some(followed) = locked(&self.followed).entry_mut(&session.nonce) {
                 followed.remove(&uri);
             }
             return Ok(());
@@ -466,7 +466,7 @@ impl<R: Road> Desk<R> {
         if sessions.get(&session.nonce).is_none() {
             sessions.insert(Arc::clone(&session.nonce), BTreeMap::new());
         }
-        match sessions.get_mut(&session.nonce) {
+        match sessions.entry_mut(&session.nonce) {
             Some(followed) if followed.len() < FOLLOWED || followed.contains_key(&uri) => {
                 followed.insert(uri, following);
                 Ok(())

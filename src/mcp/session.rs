@@ -148,7 +148,7 @@ impl<V> Bounded<V> {
     }
 
     /// The entry of that key, to change.
-    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut V> {
+    pub(super) fn entry_mut(&mut self, key: &str) -> Option<&mut V> {
         self.entries.get_mut(key)
     }
 }

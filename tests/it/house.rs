@@ -169,6 +169,19 @@ impl House {
         printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// The outcome of the last call of `tool` among the entries from `from` on: it is written at the latest a
+    /// moment after the answer, which for a call without effects does not wait for it.
+    pub(crate) fn settled(&self, tool: &str, from: usize) -> Value {
+        until(&format!("an outcome of `{tool}`"), Duration::from_secs(20), || {
+            let entries = self.entries();
+            let intent = entries.get(from..)?.iter().rfind(|entry| {
+                kind_of(entry) == "call.intended" && entry.pointer("/entry/tool").and_then(Value::as_str) == Some(tool)
+            })?;
+            let call = call_of(intent);
+            entries.into_iter().find(|entry| kind_of(entry) == "call.settled" && call_of(entry) == call)
+        })
+    }
+
     /// How many entries of that kind there are.
     pub(crate) fn count(&self, kind: &str) -> usize {
         self.entries().iter().filter(|entry| kind_of(entry) == kind).count()
@@ -221,6 +234,23 @@ impl Drop for House {
             eprintln!("--- server.log\n{}", self.log());
         }
     }
+}
+
+/// Looks every few milliseconds until there is something; fails with `what` when there is nothing after `most`.
+pub(crate) fn until<T>(what: &str, most: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + most;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not after {most:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The call that an entry is about.
+pub(crate) fn call_of(entry: &Value) -> String {
+    entry.pointer("/entry/call").and_then(Value::as_str).unwrap_or_else(|| panic!("no call in {entry}")).to_owned()
 }
 
 /// The kind of an entry.

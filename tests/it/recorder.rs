@@ -150,6 +150,11 @@ pub(crate) fn tools() -> Vec<Value> {
             &[],
         ),
         tool("secret", json!({}), &[]),
+        json!({
+            "name": "write",
+            "description": "has effects, as far as anybody knows",
+            "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+        }),
     ];
     for misbehaviour in [
         "other_id",

@@ -13,12 +13,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // a received call carries its contract, and the stages name the next one
     ("call", &["json", "clock", "contract"]),
     ("contract", &["json", "clock", "call", "upstream"]),
+    ("secret_file", &["call"]),
     ("grant", &["json", "clock", "call", "contract"]),
     ("ledger", &["json", "clock", "call", "contract", "grant", "upstream"]),
     ("observe", &["json", "clock"]),
     // what is wrong in a file is told the same way for configuration and grants
     ("config", &["json", "clock", "contract", "grant"]),
-    ("identity", &["json", "clock", "call", "ledger"]),
+    ("identity", &["json", "clock", "call", "ledger", "secret_file"]),
     ("upstream", &["json", "clock", "call", "contract", "grant", "ledger", "config", "observe"]),
     (
         "pipeline",
@@ -42,7 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "server",
         &[
             "json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "pipeline", "observe",
-            "config", "mcp", "http",
+            "config", "mcp", "http", "secret_file",
         ],
     ),
     (
