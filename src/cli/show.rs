@@ -128,6 +128,9 @@ pub(super) fn registered(answer: &Value) -> String {
     if tools.iter().any(|tool| field(tool, "result") == "new") {
         text.push_str("\nread the contracts below schemas/, their impact above all, before you grant anything\n");
     }
+    if !items(answer, "errors").is_empty() {
+        text.push_str("\nthe grants do not check yet: see `countersign check`\n");
+    }
     text
 }
 
