@@ -162,30 +162,32 @@ impl House {
     /// Every error in contracts' folder and grants at once, or the fault that kept the ledger shut.
     pub fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
         let contracts = read_contracts(&config.folder)?;
-        let (catalog, grants) = compile(&config, &contracts).map_err(OpenError::Config)?;
-        Self::open_with(config, clock, contracts, catalog, grants)
+        let grants = compile(&config, &contracts).map_err(OpenError::Config)?.1;
+        Self::open_with(config, clock, contracts, grants)
     }
 
-    /// Opens a house that may have grants for tools which nobody registered yet. It has no grants at all, and
-    /// so permits nothing: it is for registering, reviewing and accepting tools.
+    /// Opens it for work that judges no call: when the grants do not check, none is in force and nothing would be
+    /// permitted. Registering a tool is how a grant that names it comes to check.
     ///
     /// # Errors
     /// As [`House::open`], but for the grants.
-    pub fn open_to_register(config: Config, clock: Clock) -> Result<Self, OpenError> {
+    pub fn open_unjudging(config: Config, clock: Clock) -> Result<Self, OpenError> {
         let contracts = read_contracts(&config.folder)?;
-        let catalog = Catalog::new(&contracts, &unasked(&config));
-        let grants = Grants::compile_labelled(&[], &catalog, &labels(&config)).map_err(OpenError::Config)?;
-        Self::open_with(config, clock, contracts, catalog, grants)
+        let grants = match compile(&config, &contracts) {
+            Ok((_, grants)) => grants,
+            Err(_) => Grants::compile(&[], &stocked(&config, &contracts)).map_err(OpenError::Config)?,
+        };
+        Self::open_with(config, clock, contracts, grants)
     }
 
     fn open_with(
         config: Config,
         clock: Clock,
         contracts: Vec<Result<Contract, Quarantined>>,
-        catalog: Catalog,
         grants: Grants,
     ) -> Result<Self, OpenError> {
         let config = Arc::new(config);
+        let catalog = stocked(&config, &contracts);
         secret_file::private_folder(&config.data)?;
         let options = Options {
             origin: config.ledger.origin.clone(),
@@ -263,12 +265,15 @@ impl House {
         reload(&self.shelf, &self.config, &self.pipeline).await
     }
 
-    /// Asks upstreams for their tools and writes a contract for each that has none; then reads contracts and
-    /// grants again. Returns what was done, and what keeps the contracts from being in force.
+    /// Asks upstreams for their tools and writes a contract for each that has none. Beside what was done it gives
+    /// the errors that the grants have even so: the old ones stay in force then.
     ///
     /// # Errors
     /// [`Fault`] when the upstream is not configured or cannot be asked, or a file cannot be written.
-    pub async fn register(&self, only: Option<&UpstreamName>) -> Result<(Vec<Registered>, Vec<ConfigError>), Fault> {
+    pub async fn register(
+        &self,
+        only: Option<&UpstreamName>,
+    ) -> Result<(Vec<Registered>, Vec<ConfigError>), Fault> {
         if let Some(name) = only.filter(|name| !self.config.upstreams.contains_key(*name)) {
             return Err(Fault(format!("there is no upstream `{name}`; add it with `countersign upstream add`")));
         }
@@ -284,8 +289,7 @@ impl House {
                 done.push(self.register_one(name, definition)?);
             }
         }
-        let errors = self.reload().await.err().unwrap_or_default();
-        Ok((done, errors))
+        Ok((done, self.reload().await.err().unwrap_or_default()))
     }
 
     fn register_one(&self, upstream: &UpstreamName, definition: &crate::json::Value) -> Result<Registered, Fault> {
@@ -340,7 +344,7 @@ impl House {
         crate::contract::Tool::compile(&contract).map_err(Fault)?;
         file::write(&schemas(&self.config.folder), &contract)
             .map_err(|error| Fault(format!("the contract of `{tool}` cannot be written: {error}")))?;
-        self.reload().await.map_err(|errors| Fault(format!("accepted, but not loaded yet: {}", OpenError::Config(errors))))
+        self.reload().await.map_err(|errors| Fault(OpenError::Config(errors).to_string()))
     }
 
     /// What is not offered and why; asks the upstreams anew.
@@ -610,17 +614,16 @@ pub fn compile(
     config: &Config,
     contracts: &[Result<Contract, Quarantined>],
 ) -> Result<(Catalog, Grants), Vec<ConfigError>> {
-    let catalog = Catalog::new(contracts, &unasked(config));
-    let grants = Grants::compile_labelled(&read_grants(&config.folder)?, &catalog, &labels(config))?;
+    let catalog = stocked(config, contracts);
+    let labels = config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.labels.clone())).collect();
+    let grants = Grants::compile_labelled(&read_grants(&config.folder)?, &catalog, &labels)?;
     Ok((catalog, grants))
 }
 
-fn unasked(config: &Config) -> BTreeMap<UpstreamName, Option<Advertised>> {
-    config.upstreams.keys().map(|name| (name.clone(), None)).collect()
-}
-
-fn labels(config: &Config) -> BTreeMap<UpstreamName, Vec<String>> {
-    config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.labels.clone())).collect()
+/// The catalog as the contracts alone say, before an upstream was asked.
+fn stocked(config: &Config, contracts: &[Result<Contract, Quarantined>]) -> Catalog {
+    let unasked = config.upstreams.keys().map(|name| (name.clone(), None)).collect();
+    Catalog::new(contracts, &unasked)
 }
 
 /// Reads the contracts below the configuration's folder.

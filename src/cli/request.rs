@@ -135,10 +135,9 @@ pub async fn with_house(config: Config, request: Request) -> Result<Value, Failu
         return Err(no_server());
     }
     let house = match request {
-        Request::RegisterTools { .. } | Request::ReviewTools { .. } | Request::AcceptTool { .. } => {
-            House::open_to_register(config, Clock::System)?
-        }
-        _ => House::open(config, Clock::System)?,
+        Request::Status | Request::ExplainGrant { .. } => House::open(config, Clock::System)?,
+        // a grant that does not check stops neither what would mend it nor a revocation
+        _ => House::open_unjudging(config, Clock::System)?,
     };
     let answer = execute(&house, request).await;
     house.pipeline.upstreams.stop().await;
@@ -275,7 +274,7 @@ async fn register(house: &House, upstream: Option<String>) -> Result<Value, Fail
             json!({"upstream": upstream, "tool": tool, "result": result, "impact": impact, "why": why})
         })
         .collect();
-    Ok(json!({"tools": done, "not_loaded": errors_json(&errors)}))
+    Ok(json!({"tools": done, "errors": errors.iter().map(error_json).collect::<Vec<_>>()}))
 }
 
 fn known_upstream(house: &House, name: &str) -> Result<UpstreamName, Failure> {

@@ -128,9 +128,8 @@ pub(super) fn registered(answer: &Value) -> String {
     if tools.iter().any(|tool| field(tool, "result") == "new") {
         text.push_str("\nread the contracts below schemas/, their impact above all, before you grant anything\n");
     }
-    for error in items(answer, "not_loaded") {
-        let place = format!("{}:{}", visible(field(error, "file")), number(error, "line"));
-        text.push_str(&format!("not in force yet: {place}: {}\n", visible(field(error, "problem"))));
+    if !items(answer, "errors").is_empty() {
+        text.push_str("\nthe grants do not check yet: see `countersign check`\n");
     }
     text
 }

@@ -81,7 +81,7 @@ async function throughCountersign(dir, upstream) {
     `[server]\nlisten = "127.0.0.1:${mcp}"\n\n[console]\nlisten = "127.0.0.1:${console_}"\n\n[store]\npath = "data"\n\n[upstreams.ref]\nurl = "${upstream}"\n`,
   );
   mkdirSync(join(dir, 'grants'));
-  const asks = ['sampling', 'elicitation', 'roots'].map(what => `Action::"${what}"`).join(', ');
+  const asks = ['sampling_create', 'elicitation_create', 'roots_list'].map(what => `Action::"${what}"`).join(', ');
   writeFileSync(
     join(dir, 'grants', 'suite.cedar'),
     `@id("suite")\npermit (principal == Agent::"suite", action in Action::"call", resource);\n` +
