@@ -7,8 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    runtime::RuntimeFlavor,sync::broadcast, task::JoinSet};
+use tokio::{runtime::RuntimeFlavor, sync::broadcast, task::JoinSet};
 
 use crate::{
     call::{Fault, Identified, Operation, Principal, Received, Refused},

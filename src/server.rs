@@ -270,10 +270,7 @@ impl House {
     ///
     /// # Errors
     /// [`Fault`] when the upstream is not configured or cannot be asked, or a file cannot be written.
-    pub async fn register(
-        &self,
-        only: Option<&UpstreamName>,
-    ) -> Result<(Vec<Registered>, Vec<ConfigError>), Fault> {
+    pub async fn register(&self, only: Option<&UpstreamName>) -> Result<(Vec<Registered>, Vec<ConfigError>), Fault> {
         if let Some(name) = only.filter(|name| !self.config.upstreams.contains_key(*name)) {
             return Err(Fault(format!("there is no upstream `{name}`; add it with `countersign upstream add`")));
         }

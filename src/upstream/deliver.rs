@@ -25,13 +25,15 @@ use super::{
     breaker::Circuit,
     endpoint::Endpoint,
     house::House,
+    house::Side,
     outgoing::Sendable,
     peer::{Called, Connection, Era},
 };
 use crate::{
+    call::Operation,
     config::{Transport, UpstreamConfig},
     contract::{Advertised, UpstreamName},
-    json::{Digest, Value},
+    json::{Canonical, Digest, Value},
 };
 
 /// Resources of one upstream that can be watched at once.
@@ -73,6 +75,24 @@ pub(super) struct Upstream {
     known: Mutex<Known>,
     under_way: AtomicUsize,
     watched: Mutex<Watched>,
+    beside: tokio::sync::Mutex<Beside>,
+}
+
+/// A session with a server that speaks both generations, beside the connection of the newer one.
+#[derive(Default)]
+struct Beside {
+    session: Option<Session>,
+    /// It has no such sessions, and is not asked again before then.
+    not_before: Option<Instant>,
+}
+
+struct Session {
+    connection: Arc<Connection>,
+    /// The digests of the definitions that it lists; `None` for a name that it lists twice.
+    tools: BTreeMap<String, Option<Digest>>,
+    /// How much doubt there had been when they were listed, and until when the list is good.
+    told: u64,
+    until: Instant,
 }
 
 /// What was learnt from the last connection.
@@ -123,6 +143,7 @@ impl Upstream {
             known: Mutex::default(),
             under_way: AtomicUsize::new(0),
             watched: Mutex::default(),
+            beside: tokio::sync::Mutex::default(),
         })
     }
 
@@ -201,6 +222,9 @@ impl Upstream {
                 () = sleep_until(until) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
+        }
+        if let Some(session) = self.beside.lock().await.session.take() {
+            session.connection.close().await;
         }
         self.phase.send_replace(Phase::Stopped);
     }
@@ -469,6 +493,75 @@ impl Upstream {
         self.stop.send_replace(true);
     }
 
+    /// A session to send the call in, when its client can be asked only while the call runs, as sessions have it,
+    /// and the server speaks the newer generation too. Questions that are granted reach the client there.
+    async fn session_for<C: Sendable>(&self, connection: &Arc<Connection>, call: &C) -> Option<Arc<Connection>> {
+        let Some(Ok(endpoint)) = &self.endpoint else { return None };
+        let side = Side { link: call.link(), principal: call.principal() };
+        let fits = connection.peer.modern && !side.link.client.modern && call.operation() == Operation::CallTool;
+        if !fits || self.house.capabilities(side).is_empty() {
+            return None;
+        }
+        let mut beside = self.beside.lock().await;
+        let told = self.house.told();
+        if beside.session.as_ref().is_none_or(|session| session.told != told || session.until <= Instant::now()) {
+            if beside.not_before.is_some_and(|then| Instant::now() < then) {
+                return None;
+            }
+            let known = beside.session.take().map(|session| session.connection);
+            match self.begin_session(endpoint, known).await {
+                Ok((connection, tools)) => {
+                    let until = Instant::now() + self.config.refresh;
+                    beside.session = Some(Session { connection, tools, told, until });
+                }
+                Err(why) => {
+                    tracing::debug!(upstream = %self.house.name, why, "it has no sessions");
+                    beside.not_before = Some(Instant::now() + self.config.refresh);
+                }
+            }
+        }
+        let session = beside.session.as_ref()?;
+        // INVARIANT: no call leaves for a tool that is not what was reviewed
+        let reviewed = digest_of(&call.tool().definition)?;
+        let same = *session.tools.get(&call.tool().wire_name)? == Some(reviewed);
+        same.then(|| Arc::clone(&session.connection))
+    }
+
+    async fn begin_session(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        known: Option<Arc<Connection>>,
+    ) -> Result<(Arc<Connection>, BTreeMap<String, Option<Digest>>), String> {
+        let connection = match known {
+            Some(connection) => connection,
+            None => {
+                let mut era = Era::Legacy;
+                Arc::new(Connection::open(&self.house, &self.config, Some(endpoint), &mut era).await?)
+            }
+        };
+        let mut tools = BTreeMap::new();
+        let listed = match connection.tools().await {
+            Ok(listed) => listed,
+            Err(why) => {
+                connection.close().await;
+                return Err(why);
+            }
+        };
+        for definition in &listed {
+            if let Some(name) = definition.get("name").and_then(Value::as_str) {
+                tools.entry(name.to_owned()).and_modify(|known| *known = None).or_insert_with(|| digest_of(definition));
+            }
+        }
+        Ok((connection, tools))
+    }
+
+    async fn forget_session(&self, gone: &Arc<Connection>) {
+        let mut beside = self.beside.lock().await;
+        if beside.session.as_ref().is_some_and(|session| Arc::ptr_eq(&session.connection, gone)) {
+            beside.session = None;
+        }
+    }
+
     async fn deliver<C: Sendable>(&self, call: &C) -> (Outcome, Health) {
         let until = Instant::now() + self.config.timeout;
         let unready = |why: String, wait: Duration, health| {
@@ -496,7 +589,9 @@ impl Upstream {
                 return unready(why, Duration::from_secs(60), Health::Neutral);
             }
             let left = until.saturating_duration_since(Instant::now());
-            match connection.call(call, left, &stop).await {
+            let session = tokio::time::timeout(left, self.session_for(&connection, call)).await.ok().flatten();
+            let left = until.saturating_duration_since(Instant::now());
+            match session.as_ref().unwrap_or(&connection).call(call, left, &stop).await {
                 Called::Ended(outcome) => {
                     let health = match &outcome {
                         Outcome::Result { .. } | Outcome::Error { .. } => Health::Good,
@@ -510,7 +605,10 @@ impl Upstream {
                     return (outcome, health);
                 }
                 Called::SessionGone => {
-                    self.lost(&connection);
+                    match &session {
+                        Some(session) => self.forget_session(session).await,
+                        None => self.lost(&connection),
+                    }
                     if !std::mem::take(&mut first) {
                         let why = "its sessions end as soon as they begin".to_owned();
                         return unready(why, Duration::from_secs(1), Health::Bad);
@@ -519,6 +617,11 @@ impl Upstream {
             }
         }
     }
+}
+
+/// `None` for a definition that has no canonical form: it is like no other.
+fn digest_of(definition: &Value) -> Option<Digest> {
+    Some(Canonical::of(definition.clone()).ok()?.digest())
 }
 
 /// Counts a call that is under way.

@@ -88,6 +88,8 @@ async function inVersion(adapter, direct, transport, version) {
         assert.ok(found, `${prefix}${tool} is not listed: ${listed.map(each => each.name)}`);
         const { name: _, _meta: __, ...rest } = found;
         const { name: ___, _meta: ____, ...same } = own.find(each => each.name === tool);
+        // a word of the revisions before, which a client of the newest takes out
+        if (version >= '2026') delete same.execution;
         assert.deepEqual(rest, same);
       }
     }

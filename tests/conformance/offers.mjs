@@ -199,7 +199,7 @@ export const tools = [
     name: 'test_sampling',
     description: "Asks the client's model",
     inputSchema: wants({ prompt: { type: 'string' } }),
-    legacyOnly: true,
+    inSession: true,
     async run(call, { prompt }) {
       const answer = await call.ask(sample(prompt, 100));
       return text(`LLM response: ${answer.content?.text ?? ''}`);
@@ -209,7 +209,7 @@ export const tools = [
     name: 'test_elicitation',
     description: "Asks the client's user",
     inputSchema: wants({ message: { type: 'string' } }),
-    legacyOnly: true,
+    inSession: true,
     async run(call, { message }) {
       const answer = await call.ask({
         method: 'elicitation/create',
@@ -247,7 +247,7 @@ export const tools = [
       });
       return text(`Elicitation completed: action=${answer.action}, content=${JSON.stringify(answer.content ?? {})}`);
     },
-    { legacyOnly: true },
+    { inSession: true },
   ),
   noInput(
     'test_elicitation_sep1330_enums',
@@ -279,7 +279,7 @@ export const tools = [
       });
       return text(`Elicitation completed: action=${answer.action}, content=${JSON.stringify(answer.content ?? {})}`);
     },
-    { legacyOnly: true },
+    { inSession: true },
   ),
   {
     name: 'json_schema_2020_12_tool',

@@ -31,6 +31,12 @@ const suites = [
 ];
 
 const children = [];
+const stopped = child => {
+  if (child.exitCode !== null || child.signalCode !== null) return undefined;
+  const end = new Promise(resolve => child.once('exit', resolve));
+  child.kill();
+  return end;
+};
 async function announced(command, args, options = {}) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], ...options });
   children.push(child);
@@ -152,7 +158,7 @@ try {
   }
   for (const each of known) if (!used.has(each)) console.log(`# docs/conformance.md excepts \`${each}\`, which passes`);
 } finally {
-  for (const child of children) child.kill();
+  await Promise.all(children.map(stopped));
   rmSync(dir, { recursive: true, force: true });
 }
 console.log(`# conformance: ${passed} passed, ${failed} failed (${excepted} checks excepted in docs/conformance.md)`);

@@ -18,8 +18,8 @@ const KEY = name => `io.modelcontextprotocol/${name}`;
 const info = { name: 'reference', version: '1.0.0' };
 const port = Number(process.argv[2] ?? 0);
 
-const offered = (list, modern) => list.filter(each => (modern ? !each.legacyOnly : !each.modernOnly));
-const shown = ({ run, legacyOnly, modernOnly, ...rest }) => rest;
+const offered = (list, modern) => list.filter(each => modern || !each.modernOnly);
+const shown = ({ run, inSession, modernOnly, ...rest }) => rest;
 const find = (list, name, modern) => {
   const found = offered(list, modern).find(each => each.name === name);
   if (!found) throw new RpcError(-32602, `unknown: ${name}`);
@@ -186,6 +186,7 @@ async function answer(message, call) {
     case 'tools/list':
       return cached({ tools: offered(tools, true).map(shown) });
     case 'tools/call':
+      if (find(tools, params.name, true).inSession) throw new RpcError(-32603, 'it asks the client, which takes a session');
       return stamped(await find(tools, params.name, true).run(call, params.arguments ?? {}));
     case 'resources/list':
       return cached({ resources });

@@ -6,6 +6,7 @@ import { createServer, request as send } from 'node:http';
 const [target, prefix = '', token = ''] = process.argv.slice(2);
 const to = new URL(target);
 
+const local = /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/i;
 const sentinel = /^=\?base64\?(.*)\?=$/;
 
 /** The name as Countersign knows it, in a header. */
@@ -57,13 +58,15 @@ createServer(async (request, response) => {
   for await (const chunk of request) chunks.push(chunk);
   const body = Buffer.from(inward(Buffer.concat(chunks).toString()));
   const headers = [];
+  const port = `:${request.socket.localPort}`;
   const method = request.headers['mcp-method'];
   for (let at = 0; at < request.rawHeaders.length; at += 2) {
     let [name, value] = request.rawHeaders.slice(at, at + 2);
     const low = name.toLowerCase();
     if (['content-length', 'transfer-encoding', 'connection', 'keep-alive'].includes(low)) continue;
-    // the suite tries foreign hosts: only our own address is exchanged for the target's
-    if (low === 'host' && value.split(':').pop() === String(request.socket.localPort)) value = to.host;
+    // the suite tries foreign hosts and origins: only our own address is exchanged for the target's
+    if (low === 'host' && local.test(value) && value.endsWith(port)) value = to.host;
+    if (low === 'origin' && value.startsWith('http://') && local.test(value.slice(7)) && value.endsWith(port)) value = to.origin;
     if (low === 'mcp-name' && (method === 'tools/call' || method === 'prompts/get' || sentinel.test(value))) {
       value = method === 'resources/read' ? value : headerName(value);
     }

@@ -22,10 +22,8 @@ fn what_is_signed_here_verifies_elsewhere() {
     let checkpoint = Checkpoint { origin: "example.test/ledger".to_owned(), size: 7, root: [9; 32] };
     let note = signer.sign(&checkpoint.text());
     let verifier = StandardVerifier::new(&signer.key().to_string()).unwrap();
-    let (verified, _) = Note::from_bytes(note.as_bytes())
-        .unwrap()
-        .verify(&VerifierList::new(vec![Box::new(verifier)]))
-        .unwrap();
+    let (verified, _) =
+        Note::from_bytes(note.as_bytes()).unwrap().verify(&VerifierList::new(vec![Box::new(verifier)])).unwrap();
     assert_eq!(verified.len(), 1);
     assert_eq!(Checkpoint::open(&note, signer.key()), Ok(checkpoint));
 }

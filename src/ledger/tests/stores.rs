@@ -66,7 +66,10 @@ fn what_was_appended_is_read_after_reopening() {
         }
         let store = disk.open();
         let head = store.head().unwrap();
-        assert_eq!((head.frontier.size(), head.open.as_slice(), head.checkpoint.as_str()), (500, &[3, 303][..], "note"));
+        assert_eq!(
+            (head.frontier.size(), head.open.as_slice(), head.checkpoint.as_str()),
+            (500, &[3, 303][..], "note")
+        );
         for (from, most) in [(0, 500), (0, 1), (2, 3), (499, 10), (120, 200), (500, 5), (9_000, 1), (0, 0)] {
             let read = store.read(from, most).unwrap();
             let expected: Vec<_> = all.iter().skip(from as usize).take(most).cloned().collect();
