@@ -15,11 +15,12 @@
 mod load;
 mod parties;
 mod setting;
+mod stages;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use load::{Figures, Target};
-use setting::{House, Setting};
+use setting::{House, Prepared, Setting};
 
 /// What `-- …` can say.
 struct Choices {
@@ -81,6 +82,13 @@ async fn measure(chosen: &Choices) {
         Target::plain("blind", &blind.url, "echo", blind.pid),
         Target::plain("direct", &upstream.url, "echo", upstream.pid),
     ];
+    if wanted("stages") {
+        for (name, write) in [("stages-read", false), ("stages-write", true)] {
+            let setting = Setting { name, upstream: Some(&upstream.url), policies: 100, batched: false, write };
+            let Prepared { folder, tool, token, .. } = Prepared::new(folder.path(), &setting);
+            stages::measure(&folder, &tool, &token, 2_000).await;
+        }
+    }
     let settings = [
         Setting { name: "durable", upstream: Some(&upstream.url), policies: 100, batched: false, write: true },
         Setting { name: "read", upstream: Some(&upstream.url), policies: 100, batched: false, write: false },
@@ -127,13 +135,13 @@ async fn measure(chosen: &Choices) {
         }
     }
 
-    stages(&houses).await;
+    histograms(&houses).await;
     starts(&mut houses, &targets, chosen.fill).await;
     judge(&table, &houses, sync.0);
 }
 
 /// What the server's own histograms say that each stage takes.
-async fn stages(houses: &BTreeMap<&str, House>) {
+async fn histograms(houses: &BTreeMap<&str, House>) {
     for (name, house) in houses {
         let means = house.histogram_means().await;
         if !means.is_empty() {

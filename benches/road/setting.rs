@@ -54,8 +54,17 @@ fn printed(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-impl House {
-    pub(crate) async fn open(under: &Path, setting: &Setting<'_>) -> Self {
+/// A folder with everything that a setting takes.
+pub(crate) struct Prepared {
+    pub(crate) folder: PathBuf,
+    mcp: SocketAddr,
+    console: SocketAddr,
+    pub(crate) tool: String,
+    pub(crate) token: String,
+}
+
+impl Prepared {
+    pub(crate) fn new(under: &Path, setting: &Setting<'_>) -> Self {
         let folder = under.join(setting.name);
         std::fs::create_dir_all(folder.join("grants")).unwrap();
         let (mcp, console) = (free_port(), free_port());
@@ -78,9 +87,16 @@ impl House {
         std::fs::write(folder.join("grants").join("bench.cedar"), grants(setting.policies)).unwrap();
         let token = printed(&folder, &["agent", "token", "bench", "--ttl", "1h"]);
         let token = token.split_whitespace().find(|word| word.starts_with("eyJ")).expect("a token").to_owned();
+        let tool = if setting.write { "up__write" } else { "up__echo" }.to_owned();
+        Self { folder, mcp, console, tool, token }
+    }
+}
+
+impl House {
+    pub(crate) async fn open(under: &Path, setting: &Setting<'_>) -> Self {
+        let Prepared { folder, mcp, console, tool, token } = Prepared::new(under, setting);
         let began = Instant::now();
         let child = spawn(&folder);
-        let tool = if setting.write { "up__write" } else { "up__echo" }.to_owned();
         let mut house = Self { folder, mcp, console, tool, token, child, started_in: Duration::ZERO, idle_mb: 0.0 };
         house.wait_until_ready().await;
         house.started_in = began.elapsed();

@@ -130,10 +130,7 @@ fn problem(status: StatusCode, detail: &str) -> Response {
 
 /// Whether calls can be taken, and if not, why.
 async fn ready(State(doors): State<Arc<Doors>>) -> Response {
-    let mut reasons = Vec::new();
-    if !doors.pipeline.ledger.healthy() {
-        reasons.push("ledger_unwritable");
-    }
+    let reasons = doors.pipeline.ledger.troubles();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let upstreams = doors.pipeline.upstreams.status();
     let upstreams: serde_json::Map<_, _> =

@@ -34,7 +34,10 @@ pub use views::{Token, Views};
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -111,6 +114,8 @@ struct Inner {
     options: Options,
     clock: Clock,
     folder: PathBuf,
+    /// Whether the last payload that needs a file of its own got one.
+    payload_files: AtomicBool,
     _lock: Option<fs::File>,
 }
 
@@ -151,7 +156,8 @@ impl Ledger {
         let publisher = Publisher::start(folder.join("tlog"), Arc::clone(&store), shared, Arc::clone(&signer))?;
         let size = committer.shared.durable();
         let folder = folder.to_owned();
-        let inner = Inner { committer, publisher, store, signer, options, clock, folder, _lock: lock };
+        let payload_files = AtomicBool::new(true);
+        let inner = Inner { committer, publisher, store, signer, options, clock, folder, payload_files, _lock: lock };
         Ok((Self { inner: Arc::new(inner) }, Recovery { orphans, size }))
     }
 
@@ -173,6 +179,7 @@ impl Ledger {
     async fn write_intent(&self, call: &Permitted) -> Result<u64, Fault> {
         let inner = &self.inner;
         let (arguments, kept) = self.keep(call.call().arguments().bytes()).await?;
+        let kept = kept?;
         let text = entry::intended(inner.clock.now(), call, &arguments)?;
         let item = Item { text, kept, effect: Effect::Opens };
         if inner.options.batched_reads && call.call().tool().only_reads() {
@@ -182,20 +189,21 @@ impl Ledger {
         }
     }
 
-    /// Commits to a payload, and keeps it where payloads are kept.
-    async fn keep(&self, payload: &Bytes) -> Result<(Commitment, Option<Kept>), Fault> {
+    /// Commits to a payload, and keeps it where payloads are kept: the commitment stands also when that failed.
+    async fn keep(&self, payload: &Bytes) -> Result<(Commitment, Result<Option<Kept>, Fault>), Fault> {
         let salt: [u8; 16] = random().map_err(|error| Fault(error.to_string()))?;
         let commitment = Commitment::of(&salt, payload);
         if !self.inner.options.keep_payloads {
-            return Ok((commitment, None));
+            return Ok((commitment, Ok(None)));
         }
         if payload.len() <= LONGEST_HERE {
-            return Ok((commitment, Some(Kept { salt, content: Content::Here(payload.clone()) })));
+            return Ok((commitment, Ok(Some(Kept { salt, content: Content::Here(payload.clone()) }))));
         }
         let (folder, name, payload) = (self.inner.folder.join("payloads"), commitment.name(), payload.clone());
         let written = tokio::task::spawn_blocking(move || payloads::keep(&folder, &name, &payload)).await;
-        written.map_err(|_| Fault("writing a payload was cut short".to_owned()))??;
-        Ok((commitment, Some(Kept { salt, content: Content::File(name) })))
+        let written = written.unwrap_or_else(|_| Err(Fault("writing a payload was cut short".to_owned())));
+        self.inner.payload_files.store(written.is_ok(), Ordering::Release);
+        Ok((commitment, written.map(|()| Some(Kept { salt, content: Content::File(name) }))))
     }
 
     /// Writes the outcome and gives the reply. The reply to a tool with effects waits until the outcome
@@ -231,7 +239,15 @@ impl Ledger {
             Outcome::Unknown { why, .. } => (Settlement::Unknown, Some(*why), None),
         };
         let (result, kept) = match result {
-            Some(text) => self.keep(text).await.map(|(result, kept)| (Some(result), kept))?,
+            Some(text) => {
+                let (result, kept) = self.keep(text).await?;
+                // what is known of the outcome is written all the same, as if its payload had been redacted since
+                let kept = kept.unwrap_or_else(|fault| {
+                    tracing::error!(call = %call.id(), %fault, "the result of a call cannot be kept");
+                    None
+                });
+                (Some(result), kept)
+            }
             None => (None, None),
         };
         let ending = Ending {
@@ -326,9 +342,22 @@ impl Ledger {
         Ok(Some(at))
     }
 
-    /// Whether it can be written: false once any write has failed.
+    /// Whether everything works: see [`Ledger::troubles`].
     pub fn healthy(&self) -> bool {
-        self.inner.committer.shared.healthy()
+        self.troubles().is_empty()
+    }
+
+    /// What does not work, by short stable codes. `ledger_unwritable`: a write has failed, and every call is refused
+    /// until the server is started again. `ledger_unpublished`: the published log stays behind; it is tried again.
+    /// `payloads_unwritable`: the last payload too long for the store could not be kept, for as long as none can.
+    pub fn troubles(&self) -> Vec<&'static str> {
+        let inner = &self.inner;
+        let known = [
+            (inner.committer.shared.healthy(), "ledger_unwritable"),
+            (inner.publisher.healthy(), "ledger_unpublished"),
+            (inner.payload_files.load(Ordering::Acquire), "payloads_unwritable"),
+        ];
+        known.into_iter().filter(|(fine, _)| !fine).map(|(_, code)| code).collect()
     }
 
     /// A signed checkpoint (C2SP signed note) over everything durable now.
@@ -336,7 +365,7 @@ impl Ledger {
     /// # Errors
     /// [`Fault`] when the store failed, or the log cannot be published.
     pub async fn checkpoint(&self) -> Result<String, Fault> {
-        if !self.healthy() {
+        if !self.inner.committer.shared.healthy() {
             return Err(Fault("the ledger cannot be written: nothing is signed".to_owned()));
         }
         // published first, since whoever gets a checkpoint may ask for the tiles of its size
@@ -362,7 +391,12 @@ impl Ledger {
         let inner = Arc::clone(&self.inner);
         let entry = inner.store.read(seq, 1)?.pop().filter(|_| seq < self.size());
         let entry = entry.ok_or_else(|| Fault(format!("there is no entry {seq}")))?;
-        let checkpoint = inner.publisher.publish().await?;
+        // an entry that was published needs nothing new
+        let known = tiles::published(&self.published(), self.inner.signer.key())?;
+        let checkpoint = match known.filter(|checkpoint| seq < checkpoint.size) {
+            Some(checkpoint) => checkpoint,
+            None => inner.publisher.publish().await?,
+        };
         let proof = tokio::task::spawn_blocking(move || {
             let path = Tiles::new(&inner.folder.join("tlog"), checkpoint.size).inclusion(seq, checkpoint.size)?;
             if !tree::included(&entry.hash, seq, checkpoint.size, &path, &checkpoint.root) {

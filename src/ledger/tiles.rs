@@ -1,15 +1,18 @@
 //! The log as plain files that tools not ours can read and verify (C2SP tlog-tiles).
 //!
-//! A thread of its own follows the log: at most once a second it writes the tiles and entry bundles that are
-//! new, syncs them, and only then the checkpoint that covers them. Under load it falls behind rather than
-//! compete with the committer for the disk, and catches up afterwards.
+//! A thread of its own follows the log: once a second, and without a pause while it is behind, it writes the
+//! tiles and entry bundles that are new, syncs them, and only then the checkpoint that covers them. What keeps
+//! it from that is told, and tried again: everything it knows can be read from the store and the files.
 
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
     io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -28,8 +31,10 @@ use crate::call::Fault;
 pub(super) const WIDTH: usize = 256;
 /// How often it is looked whether there is something to publish.
 const EVERY: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts when publishing fails.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Entries published in one go.
-const STEP: u64 = 65_536;
+const STEP: u64 = 16_384;
 
 /// The path of a tile below the log's folder: `None` as level is the entries themselves; a width of 256 is full.
 pub(super) fn tile_path(level: Option<u32>, index: u64, width: usize) -> String {
@@ -178,6 +183,7 @@ impl Edge {
 #[derive(Debug)]
 pub(super) struct Publisher {
     asked: Arc<(Mutex<Asked>, Condvar)>,
+    healthy: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -197,12 +203,18 @@ impl Publisher {
     ) -> Result<Self, Fault> {
         let mut work = Work::open(folder, store, shared, signer)?;
         let asked = Arc::new((Mutex::new(Asked::default()), Condvar::new()));
-        let told = Arc::clone(&asked);
+        let healthy = Arc::new(AtomicBool::new(true));
+        let (told, tells) = (Arc::clone(&asked), Arc::clone(&healthy));
         let thread = std::thread::Builder::new()
             .name("publisher".to_owned())
-            .spawn(move || work.run(&told))
+            .spawn(move || work.run(&told, &tells))
             .map_err(|error| Fault(format!("the publisher's thread cannot be started: {error}")))?;
-        Ok(Self { asked, thread: Mutex::new(Some(thread)) })
+        Ok(Self { asked, healthy, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Whether the last attempt to publish came to its end.
+    pub(super) fn healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire)
     }
 
     /// Publishes what is durable now and gives its checkpoint.
@@ -288,34 +300,49 @@ impl Work {
         Ok(Self { folder, store, shared, signer, edge, floor, files, folders, finished })
     }
 
-    fn run(&mut self, asked: &(Mutex<Asked>, Condvar)) {
+    fn run(&mut self, asked: &(Mutex<Asked>, Condvar), healthy: &AtomicBool) {
+        let mut pause = EVERY;
         loop {
             let guard = lock(&asked.0);
             let (mut guard, _) = asked
                 .1
-                .wait_timeout_while(guard, EVERY, |asked| !asked.closing && asked.now.is_empty())
+                .wait_timeout_while(guard, pause, |asked| !asked.closing && asked.now.is_empty())
                 .unwrap_or_else(PoisonError::into_inner);
             let (closing, now) = (guard.closing, std::mem::take(&mut guard.now));
             drop(guard);
-            let worked =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.publish(!now.is_empty() || closing)));
+            let all = !now.is_empty() || closing;
+            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                if !healthy.load(Ordering::Acquire) {
+                    // an attempt that failed may have left anything half done
+                    *self = self.opened_again()?;
+                }
+                self.publish(all)
+            }));
             let result = worked.unwrap_or_else(|_| Err(Fault("the publisher panicked".to_owned())));
-            let failed = result.is_err();
-            if let Err(fault) = &result {
-                tracing::error!(%fault, "the log cannot be published");
-            }
+            healthy.store(result.is_ok(), Ordering::Release);
+            pause = match &result {
+                Ok(_) if self.shared.durable() >= self.edge.size + STEP => Duration::ZERO,
+                Ok(_) => EVERY,
+                Err(fault) => {
+                    tracing::error!(%fault, "the log cannot be published; it is tried again");
+                    (pause * 2).clamp(EVERY, PATIENCE)
+                }
+            };
             for answer in now {
                 // who went away needs no answer
                 let _gone = answer.send(result.clone());
             }
-            if closing || failed {
+            if closing {
                 // from here on there is nobody to ask
-                let mut asked = lock(&asked.0);
-                asked.closing = true;
-                asked.now.clear();
+                lock(&asked.0).now.clear();
                 return;
             }
         }
+    }
+
+    fn opened_again(&self) -> Result<Self, Fault> {
+        let (store, shared, signer) = (Arc::clone(&self.store), Arc::clone(&self.shared), Arc::clone(&self.signer));
+        Self::open(self.folder.clone(), store, shared, signer)
     }
 
     /// Publishes what is new: a step of it, or, when somebody asks, all.

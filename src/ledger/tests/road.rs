@@ -368,3 +368,52 @@ async fn a_receipt_verifies_with_nothing_but_the_key() {
     assert!(tree::included(&tree::leaf(&entry.text), 7, checkpoint.size, &path, &checkpoint.root));
     ledger.prove(300).await.unwrap_err();
 }
+
+#[tokio::test]
+async fn publishing_that_fails_is_told_and_recovers() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new();
+    let ledger = open(folder.path());
+    let in_the_way = folder.path().join("tlog/tile/entries");
+    std::fs::write(&in_the_way, "").unwrap();
+    let seq = ledger.call(&house, "bank__pay", "x").await;
+    ledger.checkpoint().await.unwrap_err();
+    assert_eq!(ledger.troubles(), ["ledger_unpublished"]);
+    assert!(!ledger.healthy());
+    ledger.call(&house, "bank__pay", "calls go on").await;
+    std::fs::remove_file(&in_the_way).unwrap();
+    ledger.checkpoint().await.unwrap();
+    assert!(ledger.healthy());
+    ledger.prove(seq).await.unwrap();
+    ledger.close().await;
+    drop(ledger);
+    let report = verify(folder.path(), None, None);
+    assert_eq!((report.verdict, report.signed), (Verdict::Holds, Some(4)), "{report}");
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_kept_is_settled_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new();
+    let ledger = open(folder.path());
+    let in_the_way = folder.path().join("payloads");
+    std::fs::write(&in_the_way, "").unwrap();
+    let long: &'static str = format!(r#"{{"content":["{}"]}}"#, "long ".repeat(20_000)).leak();
+    let settled = async |what| {
+        let recorded = ledger.intend(house.permitted(&ledger, "bank__pay", what)).await.unwrap();
+        ledger.write_outcome(&recorded, &answer(long), 42, &[]).await.unwrap();
+        recorded.seq() + 1
+    };
+    let seq = settled("first").await;
+    let entry = ledger.entries(seq, 1).unwrap().remove(0);
+    assert!(text(&entry).contains(r#""outcome":"ok""#) && text(&entry).contains(r#""result":{"#), "{}", text(&entry));
+    assert_eq!(ledger.payload(seq).unwrap(), None);
+    assert_eq!(ledger.troubles(), ["payloads_unwritable"]);
+    // arguments that cannot be kept refuse the call
+    let refused = ledger.intend(house.permitted(&ledger, "bank__pay", long)).await.unwrap_err();
+    assert!(matches!(refused.0, Refused::Unavailable(_)));
+    std::fs::remove_file(&in_the_way).unwrap();
+    let seq = settled("second").await;
+    assert!(ledger.payload(seq).unwrap().is_some());
+    assert!(ledger.healthy());
+}
