@@ -314,7 +314,8 @@ impl Sources {
         let tlog = [path.join("tlog"), path.to_owned()].into_iter().find(|path| is_log(path));
         let folder = path.join("store");
         if !folder.join("db").exists() {
-            if path.join("ledger.key").exists() || path.join("ledger.lock").exists() {
+            // the key is made after the store; a lock alone is what an interrupted start leaves
+            if path.join("ledger.key").exists() || path.join("ledger.lock").exists() && tlog.is_some() {
                 check.bad(None, "the store is missing".to_owned());
             }
             return Self { tlog, store: None };

@@ -63,7 +63,7 @@ const NO_IO: &[(&str, &[&str])] = &[
 ];
 
 /// Packages in the lock file. Raise it in a commit of its own that says what the new ones are for.
-const LOCKED_PACKAGES: usize = 430;
+const LOCKED_PACKAGES: usize = 436;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
