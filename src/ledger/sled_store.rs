@@ -2,7 +2,8 @@
 //!
 //! Its `flush` does not reach the disk, so every write ends in `fdatasync` of the file it writes to; values stay
 //! below the size at which sled moves them to files of their own that nobody syncs; the one writer is the
-//! committer; and any error or panic of sled's is the end of this store until it is opened again.
+//! committer; any error or panic of sled's is the end of this store until it is opened again; and a snapshot that
+//! sled did not finish is removed before it looks, since it would read the torso as its newest and give up.
 //!
 //! Keys: `h` the head; `e` and the first index, big-endian: entries, bundled; `p` and the first index: their
 //! payloads, bundled and compressed; `s` and a number: pieces of the snapshot.
@@ -59,6 +60,7 @@ impl SledStore {
     pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
         let fresh = !folder.join("db").exists();
         let attempt = || -> Result<Self, Fault> {
+            remove_unfinished(folder)?;
             let db = sled::Config::new()
                 .path(folder)
                 .segment_size(SEGMENT)
@@ -314,6 +316,24 @@ impl Store for SledStore {
             }))
         })
     }
+}
+
+/// Removes snapshots that a kill or power cut interrupted. The one before is only removed once the next is whole.
+fn remove_unfinished(folder: &Path) -> Result<(), Fault> {
+    let failed =
+        |error: std::io::Error| Fault(format!("the store in `{}` cannot be opened: {error}", folder.display()));
+    let files = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        files => files.map_err(failed)?,
+    };
+    for file in files {
+        let file = file.map_err(failed)?;
+        let name = file.file_name();
+        if name.as_encoded_bytes().starts_with(b"snap.") && name.as_encoded_bytes().ends_with(b".generating") {
+            std::fs::remove_file(file.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 fn key(kind: u8, seq: u64) -> [u8; 9] {
