@@ -157,7 +157,8 @@ struct Check {
     doubts: Vec<String>,
     remarks: Vec<String>,
     intents: HashMap<u64, (Box<str>, bool)>,
-    calls: HashMap<Box<str>, u64>,
+    /// The entry of each call, and whether it is an intent.
+    calls: HashMap<Box<str>, (u64, bool)>,
 }
 
 impl Check {
@@ -237,8 +238,14 @@ impl Check {
         let call = text_of("call");
         match text_of("kind") {
             "call.intended" => {
-                if let Some(first) = self.calls.insert(call.into(), seq) {
-                    self.bad(Some(seq), format!("entry {seq}: `{call}` was intended before, by entry {first}"));
+                match self.calls.insert(call.into(), (seq, true)) {
+                    Some((first, true)) => {
+                        self.bad(Some(seq), format!("entry {seq}: `{call}` was intended before, by entry {first}"));
+                    }
+                    Some((first, false)) => {
+                        self.bad(Some(seq), format!("entry {seq}: `{call}` was refused before, by entry {first}"));
+                    }
+                    None => {}
                 }
                 self.intents.insert(seq, (call.into(), false));
             }
@@ -259,6 +266,17 @@ impl Check {
                     self.bad(Some(seq), format!("entry {seq}: {problem}"));
                 }
             }
+            // a message that never became a call has no id
+            "call.refused" if !call.is_empty() => match self.calls.insert(call.into(), (seq, false)) {
+                Some((first, true)) => self.bad(
+                    Some(seq),
+                    format!("entry {seq}: `{call}` was intended before, by entry {first}, and then refused"),
+                ),
+                Some((first, false)) => {
+                    self.bad(Some(seq), format!("entry {seq}: `{call}` was refused before, by entry {first}"));
+                }
+                None => {}
+            },
             _ => {}
         }
     }

@@ -42,8 +42,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "pipeline", "observe",
-            "config", "mcp", "http", "secret_file",
+            "json",
+            "clock",
+            "call",
+            "contract",
+            "grant",
+            "ledger",
+            "identity",
+            "upstream",
+            "pipeline",
+            "observe",
+            "config",
+            "mcp",
+            "http",
+            "secret_file",
         ],
     ),
     (

@@ -20,13 +20,19 @@ async fn an_intent_is_durable_before_it_is_recorded_and_its_outcome_names_it() {
     let recorded = ledger.intend(house.permitted(&ledger, "bank__pay", "rent")).await.unwrap();
     assert_eq!((recorded.seq(), ledger.size()), (0, 1));
     let call = recorded.call().call().id().to_string();
-    ledger.write_outcome(&recorded, &answer(r#"{"content":[],"isError":true}"#), 42, &["found".to_owned()]).await.unwrap();
+    ledger
+        .write_outcome(&recorded, &answer(r#"{"content":[],"isError":true}"#), 42, &["found".to_owned()])
+        .await
+        .unwrap();
     let entries = ledger.entries(0, 10).unwrap();
     assert_eq!(entries.len(), 2);
     assert!(entries.iter().all(|entry| entry::flaw(&entry.text).is_none()), "{entries:?}");
     assert!(text(&entries[0]).contains(r#""agent":"clerk","arguments":{"bytes":15,"digest":"hmac-sha256:"#));
     let settled = text(&entries[1]);
-    assert!(settled.contains(&format!(r#""call":"{call}","findings":["found"],"intent":0,"kind":"call.settled""#)), "{settled}");
+    assert!(
+        settled.contains(&format!(r#""call":"{call}","findings":["found"],"intent":0,"kind":"call.settled""#)),
+        "{settled}"
+    );
     assert!(settled.contains(r#""outcome":"tool_error""#) && settled.contains(r#""took_us":42,"v":1"#), "{settled}");
     assert!(!text(&entries[0]).contains("rent"), "payloads are kept apart");
 
@@ -223,7 +229,9 @@ async fn an_intent_without_outcome_is_settled_as_unknown_at_the_next_start() {
     assert_eq!(recovery, Recovery { orphans: vec![2], size: 4 });
     let settled = ledger.entries(3, 1).unwrap().remove(0);
     let call = open.call().call().id();
-    assert!(text(&settled).contains(&format!(r#""call":"{call}","intent":2,"kind":"call.settled","outcome":"unknown""#)));
+    assert!(
+        text(&settled).contains(&format!(r#""call":"{call}","intent":2,"kind":"call.settled","outcome":"unknown""#))
+    );
     assert!(text(&settled).ends_with(r#""why":"crash"}"#));
     drop(ledger);
     assert_eq!(start(Arc::new(memory), folder.path()).1, Recovery { orphans: vec![], size: 4 });
@@ -257,7 +265,8 @@ async fn a_write_that_fails_refuses_the_call_and_all_that_come_after() {
         let (refused, ..) = *ledger.intend(house.permitted(&ledger, "bank__pay", "bad")).await.unwrap_err();
         assert!(matches!(refused, Refused::Unavailable(_)));
         assert!(!ledger.healthy());
-        let (refused, caller, basis) = *ledger.intend(house.permitted(&ledger, "bank__pay", "worse")).await.unwrap_err();
+        let (refused, caller, basis) =
+            *ledger.intend(house.permitted(&ledger, "bank__pay", "worse")).await.unwrap_err();
         assert!(matches!(ledger.refuse(refused, caller, basis).await.body(), Body::Refused(_)));
         ledger.checkpoint().await.unwrap_err();
         drop(ledger);
@@ -326,10 +335,16 @@ async fn listing_goes_backwards_through_a_filter() {
     ledger.close().await;
     let filter = Filter { tool: Some("bank__pay".to_owned()), ..Filter::default() };
     let listed: Vec<u64> = ledger.list(&filter, 3).unwrap().iter().map(|entry| entry.seq).collect();
-    assert_eq!(listed, [1_194, 1_188, 1_182]);
-    let filter = Filter { before: Some(1_182), ..filter };
+    // an outcome is found by what its intent says
+    assert_eq!(listed, [1_195, 1_194, 1_189]);
+    let (selected, next) = ledger.select(&filter, 1_182, 3).unwrap();
+    assert_eq!(selected.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1_182, 1_183, 1_188]);
+    assert_eq!(next, 1_189);
+    assert_eq!(ledger.select(&filter, 1_200, 3).unwrap(), (Vec::new(), 1_200));
+    let filter = Filter { before: Some(1_182), kind: Some("call.intended".to_owned()), ..filter };
     assert_eq!(ledger.list(&filter, 1).unwrap()[0].seq, 1_176);
-    let filter = Filter { since: "2026-11-21T03:09:59Z".parse().ok(), kind: Some("call.".to_owned()), ..Filter::default() };
+    let filter =
+        Filter { since: "2026-11-21T03:09:59Z".parse().ok(), kind: Some("call.".to_owned()), ..Filter::default() };
     assert_eq!(ledger.list(&filter, 100).unwrap().len(), 4);
     let filter = Filter { agent: Some("nobody".to_owned()), ..Filter::default() };
     assert!(ledger.list(&filter, 100).unwrap().is_empty());
