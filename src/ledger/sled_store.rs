@@ -16,6 +16,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ const CACHE: u64 = 16 << 20;
 const FREE: u64 = 2 * SEGMENT as u64 + (64 << 20);
 /// How many writes may pass between two looks at what is free.
 const LOOK_EVERY: u32 = 256;
+/// How long sled's threads may need to let go of a store that was closed.
+const UNLOCKED_WITHIN: Duration = Duration::from_millis(500);
 const MAGIC: &[u8; 4] = b"cslg";
 const FORMAT: u32 = 1;
 /// Bytes of payload records in one bundle before compression, which may add a little.
@@ -58,21 +61,9 @@ impl std::fmt::Debug for SledStore {
 impl SledStore {
     /// Opens the store in `folder`, or makes one there.
     pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
-        let fresh = !folder.join("db").exists();
         let attempt = || -> Result<Self, Fault> {
             remove_unfinished(folder)?;
-            let db = sled::Config::new()
-                .path(folder)
-                .segment_size(SEGMENT)
-                .cache_capacity(CACHE)
-                .flush_every_ms(None)
-                .open()
-                .map_err(|error| match error {
-                    sled::Error::Io(error) if error.to_string().contains("lock") => {
-                        Fault(format!("`{}` is in use by another process", folder.display()))
-                    }
-                    error => Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())),
-                })?;
+            let db = open(folder)?;
             let file = File::open(folder.join("db"))
                 .map_err(|error| Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())))?;
             let packer = zstd::bulk::Compressor::new(1)
@@ -93,10 +84,9 @@ impl SledStore {
                 batch.insert(b"h", encode_head(&Head::default()));
                 store.write(batch)?;
             }
-            if fresh {
-                sync_folder(folder)?;
-                folder.parent().map_or(Ok(()), sync_folder)?;
-            }
+            // every time: a store that was made just before a kill has names that were never synced
+            sync_folder(folder)?;
+            folder.parent().map_or(Ok(()), sync_folder)?;
             store.head()?;
             Ok(store)
         };
@@ -315,6 +305,27 @@ impl Store for SledStore {
                 state: Bytes::copy_from_slice(state),
             }))
         })
+    }
+}
+
+/// Opens what is in the folder. One that this process has just closed is locked a little longer: sled's own threads
+/// end after it.
+fn open(folder: &Path) -> Result<sled::Db, Fault> {
+    let config = sled::Config::new().path(folder).segment_size(SEGMENT).cache_capacity(CACHE).flush_every_ms(None);
+    let began = Instant::now();
+    loop {
+        match config.open() {
+            Ok(db) => return Ok(db),
+            Err(sled::Error::Io(error)) if error.to_string().contains("lock") => {
+                if began.elapsed() > UNLOCKED_WITHIN {
+                    return Err(Fault(format!("`{}` is in use by another process", folder.display())));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => {
+                return Err(Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())));
+            }
+        }
     }
 }
 

@@ -188,6 +188,8 @@ struct Contents {
     left: Option<u64>,
     next: u64,
     files: HashMap<u64, Content>,
+    /// Doors that processes listen at; they lead nowhere once those are gone.
+    sockets: BTreeSet<u64>,
     names: Names,
     durable: Names,
     /// The names after each change since the last sync.
@@ -197,8 +199,8 @@ struct Contents {
 impl Contents {
     fn new(honesty: Honesty) -> Self {
         let names = Names::from([(ROOT, BTreeMap::new())]);
-        let (durable, unsynced, files) = (names.clone(), Vec::new(), HashMap::new());
-        Self { honesty, power: true, left: None, next: ROOT + 1, files, names, durable, unsynced }
+        let (durable, unsynced, files, sockets) = (names.clone(), Vec::new(), HashMap::new(), BTreeSet::new());
+        Self { honesty, power: true, left: None, next: ROOT + 1, files, sockets, names, durable, unsynced }
     }
 
     fn look_up(&self, folder: u64, name: &OsStr) -> Result<u64, Errno> {
@@ -208,6 +210,7 @@ impl Contents {
     fn attributes(&self, number: u64) -> Result<FileAttr, Errno> {
         let (kind, size, perm) = match self.files.get(&number) {
             Some(file) => (FileType::RegularFile, file.seen.len() as u64, 0o600),
+            None if self.sockets.contains(&number) => (FileType::Socket, 0, 0o600),
             None if self.names.contains_key(&number) => (FileType::Directory, PAGE as u64, 0o700),
             None => return Err(Errno::ENOENT),
         };
@@ -250,6 +253,7 @@ impl Contents {
         self.next += 1;
         match kind {
             FileType::Directory => drop(self.names.insert(number, BTreeMap::new())),
+            FileType::Socket => drop(self.sockets.insert(number)),
             _ => drop(self.files.insert(number, Content::default())),
         }
         self.rename(folder, |names| {
@@ -279,7 +283,7 @@ impl Contents {
         };
         let mut files = std::mem::take(&mut self.files);
         let named: BTreeSet<u64> = names.values().flat_map(|names| names.values().copied()).collect();
-        for number in named.into_iter().filter(|number| !names.contains_key(number)) {
+        for number in named.into_iter().filter(|number| !names.contains_key(number) && !self.sockets.contains(number)) {
             let file = files.remove(&number).unwrap_or_default();
             self.files.insert(number, file.survive(loss, dice));
         }
@@ -387,6 +391,12 @@ impl Filesystem for Door {
         entry(self.change(|contents| contents.make(parent.0, name, FileType::Directory)), reply);
     }
 
+    fn mknod(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
+        // the type is in the mode's upper bits: `S_IFMT`, and `S_IFSOCK` of it
+        let kind = if mode & 0o170_000 == 0o140_000 { FileType::Socket } else { FileType::RegularFile };
+        entry(self.change(|contents| contents.make(parent.0, name, kind)), reply);
+    }
+
     fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
         match self.change(|contents| contents.make(parent.0, name, FileType::RegularFile)) {
             Ok(attributes) => {
@@ -424,6 +434,14 @@ impl Filesystem for Door {
             })
         });
         done(renamed, reply);
+    }
+
+    fn link(&self, _: &Request, number: INodeNo, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let linked = self.change(|contents| {
+            contents.rename(folder.0, |names| names.insert(name.to_owned(), number.0).is_none().then_some(()))?;
+            contents.attributes(number.0)
+        });
+        entry(linked, reply);
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {

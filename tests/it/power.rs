@@ -4,17 +4,30 @@
 //! `COUNTERSIGN_POWER_CUTS` is how many cuts each test makes.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader},
+    net::TcpStream,
     path::Path,
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use countersign::ledger::verify::{Verdict, verify, verify_pinned};
+use countersign::{
+    clock::Clock,
+    ledger::{
+        Ledger, Options,
+        verify::{Verdict, verify, verify_pinned},
+    },
+};
+use serde_json::Value;
 
 use crate::{
     disk::{Dice, Disk, Honesty, Loss},
+    house::{EVERYTHING, House, http_upstream},
     ledger_crash::start,
+    recorder::Recorder,
+    wire::Request,
 };
 
 fn cuts() -> u64 {
@@ -119,4 +132,107 @@ fn caught(disk: &Disk, writer: &str, verifier: &str) {
         }
     }
     panic!("nothing was lost in ten cuts, of {} acknowledgements", acknowledged.lines().count());
+}
+
+/// A whole house on the disk, under load: what reached the tool server was written down before, whatever moment the
+/// power goes; who was told that a call with effects is done finds it so; the rest is settled as `unknown`.
+#[test]
+fn no_call_reached_its_upstream_without_an_intent_that_survives() {
+    let Some(disk) = disk("no_call_reached_its_upstream_without_an_intent_that_survives", Honesty::Honest) else {
+        return;
+    };
+    let upstream = Recorder::usual();
+    let mut house = House::new(&http_upstream("up", &upstream.url(), ""), EVERYTHING);
+    let (file, data) = (house.path().join("countersign.toml"), disk.path().join("data"));
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("\"data\"", &format!("{data:?}"))).unwrap();
+    house.register();
+    let token = house.token("tester", &["--ttl", "1h"]);
+    let mut dice = Dice(14);
+    let mut told = BTreeSet::new();
+    for turn in 0..cuts().div_ceil(2) {
+        let (loss, operations) = (
+            if turn.is_multiple_of(2) { Loss::All } else { Loss::Torn },
+            10 + dice.below(if turn.is_multiple_of(3) { 60 } else { 900 }),
+        );
+        disk.cut_after(operations);
+        house.spawn();
+        let (house_now, token, stop) = (&house, &token, AtomicBool::new(false));
+        told.extend(std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|worker| {
+                    let stop = &stop;
+                    scope.spawn(move || load(house_now, token, &format!("{turn} {worker}"), stop))
+                })
+                .collect();
+            let cut = disk.wait_for_cut(Duration::from_secs(30));
+            stop.store(true, Ordering::SeqCst);
+            assert!(cut, "the house does not get as far as the cut");
+            workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
+        }));
+        house.kill();
+        disk.restore(loss, &mut dice);
+        let found = verify(&data, None, None);
+        assert_ne!(found.verdict, Verdict::Tampered, "turn {turn}, {operations} operations, {loss:?}: {found}");
+    }
+    assert!(told.len() > 5, "there was hardly any load: {} calls", told.len());
+    let options = Options { origin: "countersign.local/log".to_owned(), batched_reads: false, keep_payloads: true };
+    let (ledger, _) = Ledger::open(&data, options, Clock::System).unwrap();
+    let (mut intents, mut outcomes) = (BTreeMap::new(), BTreeMap::new());
+    let mut from = 0;
+    while from < ledger.size() {
+        for entry in ledger.entries(from, 512).unwrap() {
+            from = entry.seq + 1;
+            let tree: Value = serde_json::from_slice(&entry.text).unwrap();
+            match tree["kind"].as_str().unwrap() {
+                "call.intended" => {
+                    let payload = ledger.payload(entry.seq).unwrap().expect("arguments are kept beside an intent");
+                    let seen_before = intents.insert(String::from_utf8(payload.bytes.to_vec()).unwrap(), entry.seq);
+                    assert_eq!(seen_before, None, "two intents for one call");
+                }
+                "call.settled" => {
+                    let outcome = tree["outcome"].as_str().unwrap().to_owned();
+                    assert_eq!(
+                        outcomes.insert(tree["intent"].as_u64().unwrap(), outcome),
+                        None,
+                        "two outcomes: {tree}"
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+    for call in upstream.calls() {
+        assert!(intents.contains_key(call.arguments()), "the upstream saw {} without an intent", call.arguments());
+    }
+    assert_eq!(intents.len(), outcomes.len(), "an intent without an outcome");
+    for arguments in told {
+        let outcome = intents.get(&arguments).and_then(|intent| outcomes.get(intent));
+        assert_eq!(outcome.map(String::as_str), Some("ok"), "{arguments} was told to be done");
+    }
+    drop(ledger);
+    let found = verify(&data, None, None);
+    assert_eq!(found.verdict, Verdict::Holds, "{found}");
+}
+
+/// Calls a tool with effects until told to stop; gives the arguments of the calls that were answered as done.
+fn load(house: &House, token: &str, name: &str, stop: &AtomicBool) -> Vec<String> {
+    let mut told = Vec::new();
+    let mut call = 0;
+    while !stop.load(Ordering::SeqCst) {
+        if TcpStream::connect(house.mcp).is_err() {
+            // it is starting
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
+        let arguments = format!(r#"{{"text":"{name} {call}"}}"#);
+        call += 1;
+        let request = Request::call("up__write", &arguments);
+        // a connection that the end of the server refuses is a call that was not made
+        let answer = std::panic::catch_unwind(|| request.send(house.mcp, Some(token)));
+        if answer.is_ok_and(|answer| answer.is_success()) {
+            told.push(arguments);
+        }
+    }
+    told
 }
