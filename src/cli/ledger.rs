@@ -38,6 +38,9 @@ pub(super) struct VerifyArgs {
     /// A copy of a data folder or of its tlog folder; needs no configuration. Without it, this house's
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// The same, by name
+    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    data: Option<PathBuf>,
     /// A checkpoint that was kept elsewhere; may be given several times
     #[arg(long = "pin", alias = "checkpoint", value_name = "FILE")]
     pins: Vec<PathBuf>,
@@ -70,7 +73,15 @@ pub(super) async fn run(place: &Place, command: LedgerCommand) -> Result<Exit, F
             place.answer(&answer, |answer| show::field(answer, "proof").to_owned());
             Ok(Exit::Done)
         }
-        LedgerCommand::List { from, limit, kind } => list(place, from, limit, kind.as_deref()).await,
+        LedgerCommand::Redact { seq } => {
+            let answer = place.ask(Request::LedgerRedact { seq }).await?;
+            place.answer(&answer, |_| format!("what was kept beside entry {seq} is gone, and that is recorded"));
+            Ok(Exit::Done)
+        }
+        LedgerCommand::List { from, limit, kind, agent, tool, since } => {
+            let first = Request::LedgerSelect { from, most: PAGE, agent, tool, kind, since };
+            list(place, first, limit.unwrap_or(u64::MAX)).await
+        }
         LedgerCommand::Tail { lines, follow } => tail(place, lines, follow).await,
         LedgerCommand::Show { entry } => look_up(place, &entry).await,
         LedgerCommand::Export { format: Format::Jsonl } => export(place).await,
@@ -132,20 +143,29 @@ fn print(place: &Place, entry: &Value) {
     }
 }
 
-async fn list(place: &Place, from: u64, limit: Option<u64>, kind: Option<&str>) -> Result<Exit, Failure> {
+async fn list(place: &Place, first: Request, most: u64) -> Result<Exit, Failure> {
     let mut source = Source::open(place.config()?).await?;
-    let mut left = limit.unwrap_or(u64::MAX);
-    let listed = source
-        .each(from, |entry| {
-            if left > 0 && kind.is_none_or(|kind| show::field(entry, "kind") == kind) {
-                print(place, entry);
-                left -= 1;
-            }
-            left > 0
-        })
-        .await;
+    let listed = list_from(place, &mut source, first, most).await;
     source.close().await;
-    listed.map(|_| Exit::Done)
+    listed.map(|()| Exit::Done)
+}
+
+async fn list_from(place: &Place, source: &mut Source, mut ask: Request, mut left: u64) -> Result<(), Failure> {
+    while left > 0 {
+        let page = source.ask(ask.clone()).await?;
+        let entries = show::items(&page, "entries");
+        for entry in entries.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            print(place, entry);
+        }
+        left = left.saturating_sub(entries.len() as u64);
+        let next = page.get("next").and_then(Value::as_u64).unwrap_or_default();
+        match &mut ask {
+            // a page that goes on where it began, or at the end, is the last
+            Request::LedgerSelect { from, .. } if *from < next => *from = next,
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 async fn tail(place: &Place, lines: u64, follow: bool) -> Result<Exit, Failure> {
@@ -230,7 +250,7 @@ async fn export(place: &Place) -> Result<Exit, Failure> {
 }
 
 fn verify(place: &Place, args: &VerifyArgs) -> Result<Exit, Failure> {
-    let folder = match &args.folder {
+    let folder = match args.folder.as_ref().or(args.data.as_ref()) {
         Some(folder) => folder.clone(),
         None => place.config()?.data,
     };

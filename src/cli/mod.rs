@@ -277,8 +277,9 @@ enum LedgerCommand {
     },
     /// Entries, one a line
     #[command(
-        after_help = "Examples:\n  countersign ledger list --kind call.refused\n  countersign ledger list --from \
-                            100 --limit 10 --json"
+        after_help = "Examples:\n  countersign ledger list --kind call.refused\n  countersign ledger list --agent \
+                            demo --tool bank__transfer\n  countersign ledger list --from 100 --limit 10 --json\n\nAn \
+                            outcome names neither agent nor tool: it is found with its intent."
     )]
     List {
         /// The first
@@ -287,9 +288,18 @@ enum LedgerCommand {
         /// How many at most
         #[arg(long)]
         limit: Option<u64>,
-        /// Only entries of this kind
+        /// Only entries of this kind, or of all that begin so: `call.`
         #[arg(long)]
         kind: Option<String>,
+        /// Only entries of this agent
+        #[arg(long)]
+        agent: Option<String>,
+        /// Only entries for this tool, `<upstream>__<tool>`
+        #[arg(long)]
+        tool: Option<String>,
+        /// Not earlier than this, such as 2026-11-21T03:00:00Z
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
     },
     /// One entry, or every entry of one call
     #[command(after_help = "Examples:\n  countersign ledger show 17\n  countersign ledger show call_01JD…")]
@@ -298,12 +308,17 @@ enum LedgerCommand {
         entry: String,
     },
     /// Recompute the log from its entries: exits with 0 when it holds, 1 when it was tampered with, 2 when it cannot be told
-    #[command(after_help = "Examples:\n  countersign ledger verify\n  countersign ledger verify copy/of/data \
+    #[command(after_help = "Examples:\n  countersign ledger verify\n  countersign ledger verify --data copy/of/data \
                             --pin checkpoint.txt --key 'countersign.local/log+…'\n\nRollback, and a rewrite by the key's \
                             holder, show only against a checkpoint kept elsewhere: --pin.")]
     Verify(ledger::VerifyArgs),
     /// Print a receipt for one entry (C2SP tlog-proof), which verifies with the log's verifier key alone
     Prove {
+        /// The entry's number
+        seq: u64,
+    },
+    /// Remove what is kept beside an entry: its arguments or result, and their salt; the log verifies as before
+    Redact {
         /// The entry's number
         seq: u64,
     },

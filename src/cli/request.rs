@@ -19,7 +19,7 @@ use crate::{
     http::snapshot,
     identity::TokenRequest,
     json::Limits,
-    ledger::Entry,
+    ledger::{Entry, Filter},
     server::{House, Registration, why_code},
 };
 
@@ -91,6 +91,21 @@ pub enum Request {
         /// How long to wait for one when there is none yet, milliseconds, up to 10,000.
         wait_ms: u64,
     },
+    /// The entries that a filter lets through, oldest first.
+    LedgerSelect {
+        /// Not before this one.
+        from: u64,
+        /// How many at most, up to [`PAGE`].
+        most: usize,
+        /// Of this agent.
+        agent: Option<String>,
+        /// For this tool, `<upstream>__<tool>`.
+        tool: Option<String>,
+        /// Of this kind, or of every kind that begins so when it ends in `.`.
+        kind: Option<String>,
+        /// Not earlier than this, RFC 3339.
+        since: Option<String>,
+    },
     /// How many entries there are.
     LedgerSize,
     /// One entry with what is kept beside it.
@@ -109,6 +124,11 @@ pub enum Request {
         from: u64,
         /// How many at most, up to [`PAGE`].
         most: usize,
+    },
+    /// Removes what is kept beside an entry.
+    LedgerRedact {
+        /// Its number.
+        seq: u64,
     },
     /// A signed checkpoint.
     LedgerCheckpoint,
@@ -186,6 +206,24 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
             super::explain::explain(house, super::explain::Question { agent, tool, arguments, user, task, teams })
         }
         Request::LedgerEntries { from, most, wait_ms } => entries(house, from, most, wait_ms).await,
+        Request::LedgerSelect { from, most, agent, tool, kind, since } => {
+            let since = since.map(|since| since.parse()).transpose();
+            let since = since.map_err(|_| {
+                Failure::new(Exit::Cannot, "that is no time").hint("write it as `2026-11-21T03:00:00Z`")
+            })?;
+            let filter = Filter { agent, tool, kind, since, before: None };
+            let (found, next) = house.pipeline.ledger.select(&filter, from, most.min(PAGE))?;
+            let entries: Vec<Value> = found.iter().map(entry_json).collect();
+            Ok(json!({"size": house.pipeline.ledger.size(), "next": next, "entries": entries}))
+        }
+        Request::LedgerRedact { seq } => {
+            let recorded = house.pipeline.ledger.redact(seq).await?;
+            let recorded = recorded.ok_or_else(|| {
+                Failure::new(Exit::Cannot, format!("nothing is kept beside entry {seq}"))
+                    .hint("name an intent or an outcome, as `countersign ledger list` shows them")
+            })?;
+            Ok(json!({"redacted": seq, "entry": recorded}))
+        }
         Request::LedgerSize => Ok(json!({"size": house.pipeline.ledger.size()})),
         Request::LedgerEntry { seq } => {
             let entries = house.pipeline.ledger.entries(seq, 1)?;

@@ -309,6 +309,10 @@ impl Writer {
                 group.into_iter().map(|waiting| (waiting.item, waiting.waiter)).unzip();
             let first = self.frontier.size();
             let result = self.commit(items);
+            if result.is_err() {
+                // who is told of the failure finds the ledger unhealthy
+                self.shared.healthy.store(false, Ordering::Release);
+            }
             for (place, waiter) in waiters.into_iter().enumerate() {
                 if let Some(waiter) = waiter {
                     // who went away needs no answer

@@ -114,6 +114,9 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// Every one.
+    pub(super) const ALL: [Self; 4] = [Self::Ok, Self::ToolError, Self::UpstreamError, Self::Unknown];
+
     /// The word in the entry.
     pub fn word(self) -> &'static str {
         match self {
@@ -552,6 +555,10 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
         | "hold.void" | "hold.spent" | "freeze.set" | "freeze.lifted" | "approver.added" => &[],
         other => return Some(format!("its kind `{}` is unknown", cut(other, 64).escape_debug())),
     };
+    let outcome = text_of("outcome").unwrap_or_default();
+    if kind == "call.settled" && Settlement::ALL.iter().all(|known| known.word() != outcome) {
+        return Some(format!("its outcome `{}` is unknown", cut(outcome, 64).escape_debug()));
+    }
     let missing = needed.iter().find(|name| text_of(name).is_none());
     missing.map(|name| format!("its member `{name}` is missing"))
 }

@@ -1,16 +1,24 @@
-//! Finding entries: listing backwards, the entries of one call, export.
+//! Finding entries: listing backwards and forwards, the entries of one call, export.
 
 use std::io::Write;
 
 use super::{Entry, Ledger, entry};
-use crate::{call::Fault, clock::Timestamp};
+use crate::{
+    call::Fault,
+    clock::Timestamp,
+    json::{Number, Value},
+};
 
 /// Entries read at once.
 const CHUNK: usize = 512;
 /// Entries looked through for the outcome of a call after its intent.
 const OUTCOME_WITHIN: u64 = 1 << 20;
 
-/// Which entries are wanted; what is not set does not matter.
+/// Entries looked through for one page.
+const PAGE_WITHIN: u64 = 1 << 14;
+
+/// Which entries are wanted; what is not set does not matter. An outcome names neither agent nor tool: it is that of
+/// its intent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Of this agent.
@@ -26,15 +34,30 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn lets_through(&self, text: &[u8]) -> bool {
+    /// Whether the entry is of the kind that is wanted.
+    fn kind(&self, text: &[u8]) -> bool {
+        self.kind.as_ref().is_none_or(|wanted| {
+            entry::member(text, "kind")
+                .is_some_and(|kind| kind == wanted || wanted.ends_with('.') && kind.starts_with(wanted))
+        })
+    }
+
+    /// Whether the entry is of the agent and for the tool that are wanted.
+    fn about(&self, text: &[u8]) -> bool {
         let is = |name: &str, wanted: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| entry::member(text, name) == Some(entry::escaped(wanted).as_str()))
         };
-        let kind = self.kind.as_ref().is_none_or(|wanted| {
-            entry::member(text, "kind")
-                .is_some_and(|kind| kind == wanted || wanted.ends_with('.') && kind.starts_with(wanted))
-        });
-        kind && is("agent", &self.agent) && is("tool", &self.tool)
+        is("agent", &self.agent) && is("tool", &self.tool)
+    }
+
+    /// The entry that says whose it is and for which tool, when that is another one.
+    fn elsewhere(&self, text: &[u8]) -> Option<u64> {
+        let asked = self.agent.is_some() || self.tool.is_some();
+        if !asked || entry::member(text, "kind") != Some("call.settled") {
+            return None;
+        }
+        let intent = entry::tree(text)?.get("intent").and_then(Value::as_number).and_then(Number::as_i64)?;
+        u64::try_from(intent).ok()
     }
 }
 
@@ -55,13 +78,54 @@ impl Ledger {
                 if since.as_deref().is_some_and(|since| at < since) {
                     return Ok(found);
                 }
-                if found.len() < limit && filter.lets_through(&entry.text) {
+                if found.len() < limit && self.fits(filter, &entry)? {
                     found.push(entry);
                 }
             }
             end = from;
         }
         Ok(found)
+    }
+
+    /// The entries from `from` on that a filter lets through, oldest first, at most `limit`, and where to go on. One
+    /// page looks through a bounded number of entries: it may be empty and not be the last, which is the one that
+    /// goes on where it began.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub fn select(&self, filter: &Filter, from: u64, limit: usize) -> Result<(Vec<Entry>, u64), Fault> {
+        let mut at = match filter.since {
+            Some(since) => from.max(self.first_at(since)?),
+            None => from,
+        };
+        let end = filter.before.unwrap_or(u64::MAX).min(self.size()).min(at.saturating_add(PAGE_WITHIN));
+        let mut found = Vec::new();
+        while at < end {
+            let entries = self.entries(at, CHUNK.min((end - at) as usize))?;
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                if found.len() == limit {
+                    return Ok((found, at));
+                }
+                at = entry.seq + 1;
+                if self.fits(filter, &entry)? {
+                    found.push(entry);
+                }
+            }
+        }
+        Ok((found, at))
+    }
+
+    fn fits(&self, filter: &Filter, entry: &Entry) -> Result<bool, Fault> {
+        if !filter.kind(&entry.text) {
+            return Ok(false);
+        }
+        match filter.elsewhere(&entry.text) {
+            Some(intent) => Ok(self.entries(intent, 1)?.first().is_some_and(|intent| filter.about(&intent.text))),
+            None => Ok(filter.about(&entry.text)),
+        }
     }
 
     /// The entries of one call, in order: its intent and outcome, or its refusal. Entries are in the order

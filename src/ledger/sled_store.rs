@@ -2,7 +2,8 @@
 //!
 //! Its `flush` does not reach the disk, so every write ends in `fdatasync` of the file it writes to; values stay
 //! below the size at which sled moves them to files of their own that nobody syncs; the one writer is the
-//! committer; and any error or panic of sled's is the end of this store until it is opened again.
+//! committer; any error or panic of sled's is the end of this store until it is opened again; and a snapshot that
+//! sled did not finish is removed before it looks, since it would read the torso as its newest and give up.
 //!
 //! Keys: `h` the head; `e` and the first index, big-endian: entries, bundled; `p` and the first index: their
 //! payloads, bundled and compressed; `s` and a number: pieces of the snapshot.
@@ -15,6 +16,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -32,6 +34,8 @@ const CACHE: u64 = 16 << 20;
 const FREE: u64 = 2 * SEGMENT as u64 + (64 << 20);
 /// How many writes may pass between two looks at what is free.
 const LOOK_EVERY: u32 = 256;
+/// How long sled's threads may need to let go of a store that was closed.
+const UNLOCKED_WITHIN: Duration = Duration::from_millis(500);
 const MAGIC: &[u8; 4] = b"cslg";
 const FORMAT: u32 = 1;
 /// Bytes of payload records in one bundle before compression, which may add a little.
@@ -57,20 +61,9 @@ impl std::fmt::Debug for SledStore {
 impl SledStore {
     /// Opens the store in `folder`, or makes one there.
     pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
-        let fresh = !folder.join("db").exists();
         let attempt = || -> Result<Self, Fault> {
-            let db = sled::Config::new()
-                .path(folder)
-                .segment_size(SEGMENT)
-                .cache_capacity(CACHE)
-                .flush_every_ms(None)
-                .open()
-                .map_err(|error| match error {
-                    sled::Error::Io(error) if error.to_string().contains("lock") => {
-                        Fault(format!("`{}` is in use by another process", folder.display()))
-                    }
-                    error => Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())),
-                })?;
+            remove_unfinished(folder)?;
+            let db = open(folder)?;
             let file = File::open(folder.join("db"))
                 .map_err(|error| Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())))?;
             let packer = zstd::bulk::Compressor::new(1)
@@ -91,10 +84,9 @@ impl SledStore {
                 batch.insert(b"h", encode_head(&Head::default()));
                 store.write(batch)?;
             }
-            if fresh {
-                sync_folder(folder)?;
-                folder.parent().map_or(Ok(()), sync_folder)?;
-            }
+            // every time: a store that was made just before a kill has names that were never synced
+            sync_folder(folder)?;
+            folder.parent().map_or(Ok(()), sync_folder)?;
             store.head()?;
             Ok(store)
         };
@@ -314,6 +306,45 @@ impl Store for SledStore {
             }))
         })
     }
+}
+
+/// Opens what is in the folder. One that this process has just closed is locked a little longer: sled's own threads
+/// end after it.
+fn open(folder: &Path) -> Result<sled::Db, Fault> {
+    let config = sled::Config::new().path(folder).segment_size(SEGMENT).cache_capacity(CACHE).flush_every_ms(None);
+    let began = Instant::now();
+    loop {
+        match config.open() {
+            Ok(db) => return Ok(db),
+            Err(sled::Error::Io(error)) if error.to_string().contains("lock") => {
+                if began.elapsed() > UNLOCKED_WITHIN {
+                    return Err(Fault(format!("`{}` is in use by another process", folder.display())));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => {
+                return Err(Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())));
+            }
+        }
+    }
+}
+
+/// Removes snapshots that a kill or power cut interrupted. The one before is only removed once the next is whole.
+fn remove_unfinished(folder: &Path) -> Result<(), Fault> {
+    let failed =
+        |error: std::io::Error| Fault(format!("the store in `{}` cannot be opened: {error}", folder.display()));
+    let files = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        files => files.map_err(failed)?,
+    };
+    for file in files {
+        let file = file.map_err(failed)?;
+        let name = file.file_name();
+        if name.as_encoded_bytes().starts_with(b"snap.") && name.as_encoded_bytes().ends_with(b".generating") {
+            std::fs::remove_file(file.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 fn key(kind: u8, seq: u64) -> [u8; 9] {

@@ -157,7 +157,8 @@ struct Check {
     doubts: Vec<String>,
     remarks: Vec<String>,
     intents: HashMap<u64, (Box<str>, bool)>,
-    calls: HashMap<Box<str>, u64>,
+    /// The entry of each call, and whether it is an intent.
+    calls: HashMap<Box<str>, (u64, bool)>,
 }
 
 impl Check {
@@ -237,8 +238,14 @@ impl Check {
         let call = text_of("call");
         match text_of("kind") {
             "call.intended" => {
-                if let Some(first) = self.calls.insert(call.into(), seq) {
-                    self.bad(Some(seq), format!("entry {seq}: `{call}` was intended before, by entry {first}"));
+                match self.calls.insert(call.into(), (seq, true)) {
+                    Some((first, true)) => {
+                        self.bad(Some(seq), format!("entry {seq}: `{call}` was intended before, by entry {first}"));
+                    }
+                    Some((first, false)) => {
+                        self.bad(Some(seq), format!("entry {seq}: `{call}` was refused before, by entry {first}"));
+                    }
+                    None => {}
                 }
                 self.intents.insert(seq, (call.into(), false));
             }
@@ -259,6 +266,17 @@ impl Check {
                     self.bad(Some(seq), format!("entry {seq}: {problem}"));
                 }
             }
+            // a message that never became a call has no id
+            "call.refused" if !call.is_empty() => match self.calls.insert(call.into(), (seq, false)) {
+                Some((first, true)) => self.bad(
+                    Some(seq),
+                    format!("entry {seq}: `{call}` was intended before, by entry {first}, and then refused"),
+                ),
+                Some((first, false)) => {
+                    self.bad(Some(seq), format!("entry {seq}: `{call}` was refused before, by entry {first}"));
+                }
+                None => {}
+            },
             _ => {}
         }
     }
@@ -314,7 +332,8 @@ impl Sources {
         let tlog = [path.join("tlog"), path.to_owned()].into_iter().find(|path| is_log(path));
         let folder = path.join("store");
         if !folder.join("db").exists() {
-            if path.join("ledger.key").exists() || path.join("ledger.lock").exists() {
+            // the key is made after the store; a lock alone is what an interrupted start leaves
+            if path.join("ledger.key").exists() || path.join("ledger.lock").exists() && tlog.is_some() {
                 check.bad(None, "the store is missing".to_owned());
             }
             return Self { tlog, store: None };

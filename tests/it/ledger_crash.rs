@@ -1,9 +1,10 @@
 //! The ledger under `kill -9`, at any moment, its start included: what was acknowledged is there, and it verifies.
 //!
-//! The same child serves yardsticks that cut the power of a simulated disk, by the environment:
+//! The same child serves the power cuts of [`crate::power`], by the environment:
 //! `COUNTERSIGN_LEDGER_CHILD=writer|verify`, `COUNTERSIGN_LEDGER_FOLDER`, `COUNTERSIGN_LEDGER_ACKS` (a file with
 //! a number a line). The writer prints `OPEN`, then each number that was acknowledged; the verifier exits with 0
-//! when all are there, with 3 and `lost=N` when not, and with 4 when the log does not verify.
+//! when all are there, with 3 and `lost=N` when not, and with 4 when the log does not verify. `careless` and
+//! `careless-verify` do the same with a store that is flushed and never synced, which must be found out.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -39,6 +40,8 @@ fn child() {
     let folder = std::env::var("COUNTERSIGN_LEDGER_FOLDER").unwrap();
     match role.as_str() {
         "writer" => writer(Path::new(&folder)),
+        "careless" => careless(Path::new(&folder)),
+        "careless-verify" => std::process::exit(careless_verifier(Path::new(&folder))),
         _ => std::process::exit(verifier(Path::new(&folder))),
     }
 }
@@ -66,6 +69,27 @@ fn writer(folder: &Path) {
     });
 }
 
+/// Acknowledges what the store says it flushed: what a power cut undoes.
+fn careless(folder: &Path) {
+    let store = sled::Config::new().path(folder).segment_size(8 << 20).flush_every_ms(None).open().unwrap();
+    println!("\nOPEN");
+    let first = store.last().unwrap().map_or(0, |(key, _)| u64::from_be_bytes(key.as_ref().try_into().unwrap()) + 1);
+    for number in first.. {
+        store.insert(number.to_be_bytes(), vec![b'x'; 600]).unwrap();
+        store.flush().unwrap();
+        println!("{number}");
+    }
+}
+
+fn careless_verifier(folder: &Path) -> i32 {
+    let acks = std::fs::read_to_string(std::env::var("COUNTERSIGN_LEDGER_ACKS").unwrap()).unwrap();
+    let store = sled::Config::new().path(folder).segment_size(8 << 20).flush_every_ms(None).open().unwrap();
+    let there = |number: &str| store.contains_key(number.parse::<u64>().unwrap().to_be_bytes()).unwrap();
+    let lost = acks.lines().filter(|number| !there(number)).count();
+    println!("\nlost={lost}");
+    if lost == 0 { 0 } else { 3 }
+}
+
 fn verifier(folder: &Path) -> i32 {
     let acks = std::fs::read_to_string(std::env::var("COUNTERSIGN_LEDGER_ACKS").unwrap()).unwrap();
     let mut lost: BTreeSet<&str> = acks.lines().collect();
@@ -89,7 +113,8 @@ fn verifier(folder: &Path) -> i32 {
     if lost.is_empty() { 0 } else { 3 }
 }
 
-fn start(role: &str, folder: &Path, acks: &Path) -> Command {
+/// The child in a role.
+pub(crate) fn start(role: &str, folder: &Path, acks: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "ledger_crash::child", "--nocapture"])

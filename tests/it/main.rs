@@ -13,8 +13,12 @@ mod cli_commands;
 mod cli_quickstart;
 mod clients_rmcp;
 mod crash;
+#[cfg(target_os = "linux")]
+mod disk;
 mod house;
 mod ledger_crash;
+#[cfg(target_os = "linux")]
+mod power;
 mod recorder;
 mod tidy;
 mod wire;

@@ -335,8 +335,13 @@ async fn listing_goes_backwards_through_a_filter() {
     ledger.close().await;
     let filter = Filter { tool: Some("bank__pay".to_owned()), ..Filter::default() };
     let listed: Vec<u64> = ledger.list(&filter, 3).unwrap().iter().map(|entry| entry.seq).collect();
-    assert_eq!(listed, [1_194, 1_188, 1_182]);
-    let filter = Filter { before: Some(1_182), ..filter };
+    // an outcome is found by what its intent says
+    assert_eq!(listed, [1_195, 1_194, 1_189]);
+    let (selected, next) = ledger.select(&filter, 1_182, 3).unwrap();
+    assert_eq!(selected.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1_182, 1_183, 1_188]);
+    assert_eq!(next, 1_189);
+    assert_eq!(ledger.select(&filter, 1_200, 3).unwrap(), (Vec::new(), 1_200));
+    let filter = Filter { before: Some(1_182), kind: Some("call.intended".to_owned()), ..filter };
     assert_eq!(ledger.list(&filter, 1).unwrap()[0].seq, 1_176);
     let filter =
         Filter { since: "2026-11-21T03:09:59Z".parse().ok(), kind: Some("call.".to_owned()), ..Filter::default() };
