@@ -538,6 +538,8 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
     let needed: &[&str] = match kind {
         "call.intended" => &["agent", "call", "contract", "credential", "issuer", "method", "tool", "upstream"],
         "call.settled" => &["call", "outcome"],
+        // a message that never became a call has no more to say
+        "call.refused" if text_of("call").is_none() => &["agent", "credential", "reason"],
         "call.refused" => &["agent", "call", "credential", "issuer", "method", "name", "reason"],
         "token.issued" => &["agent", "credential", "expires"],
         "token.revoked" => &["agent"],
