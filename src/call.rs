@@ -52,6 +52,8 @@ pub enum Operation {
     GetPrompt,
     /// `completion/complete`
     Complete,
+    /// `resources/subscribe`, and each resource that a `subscriptions/listen` names: granted like reading it.
+    Subscribe,
 }
 
 impl Operation {
@@ -62,6 +64,7 @@ impl Operation {
             Self::ReadResource => "resources/read",
             Self::GetPrompt => "prompts/get",
             Self::Complete => "completion/complete",
+            Self::Subscribe => "resources/subscribe",
         }
     }
 }
@@ -163,6 +166,19 @@ impl Authenticated {
     /// # Errors
     /// The refusal and what to record of the call.
     pub fn validate(self, catalog: &Catalog) -> Result<Validated, Box<(Refused, Caller)>> {
+        self.validate_known(catalog, |_, _| true)
+    }
+
+    /// [`Authenticated::validate`], where a tool that the principal may not know of is refused as unknown before
+    /// its contract is looked at.
+    ///
+    /// # Errors
+    /// The refusal and what to record of the call.
+    pub fn validate_known(
+        self,
+        catalog: &Catalog,
+        known: impl Fn(&Principal, &Tool) -> bool,
+    ) -> Result<Validated, Box<(Refused, Caller)>> {
         let Self { received, principal } = self;
         let Received { id, at, door, operation, name, arguments, passage, link } = received;
         let caller = |name: &str, tool: Option<Arc<Tool>>| Caller {
@@ -176,6 +192,9 @@ impl Authenticated {
         let Some(tool) = catalog.select(operation, &name, &arguments) else {
             return Err(Box::new((Refused::UnknownTool, caller(&name, None))));
         };
+        if !known(&principal, &tool) {
+            return Err(Box::new((Refused::UnknownTool, caller(&name, Some(tool)))));
+        }
         let arguments = match tool.accept(arguments) {
             Ok(arguments) => arguments,
             Err(refused) => return Err(Box::new((refused, caller(&name, Some(tool))))),

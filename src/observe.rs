@@ -40,8 +40,8 @@ pub const LOG_VARIABLE: &str = "COUNTERSIGN_LOG";
 /// Sends this process's log to standard error; what of it, [`LOG_VARIABLE`] says, and `default` without it.
 /// Only the first call has an effect.
 pub fn start_logging(format: LogFormat, default: &str) {
-    let filter = std::env::var(LOG_VARIABLE).ok().and_then(|filter| EnvFilter::try_new(filter).ok());
-    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let asked = std::env::var(LOG_VARIABLE).ok().and_then(|filter| filtered(&filter));
+    let filter = asked.unwrap_or_else(|| EnvFilter::new(default));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(BoxMakeWriter::new(std::io::stderr))
@@ -51,6 +51,13 @@ pub fn start_logging(format: LogFormat, default: &str) {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
+}
+
+/// The filter that `text` says, and quiet where others' code would write down what it handles: the store's own
+/// tracing prints every record, arguments and results too.
+fn filtered(text: &str) -> Option<EnvFilter> {
+    // those that come later would win: so what must not be said comes last
+    EnvFilter::try_new(format!("{text},sled=warn")).ok()
 }
 
 /// A stage of the road, for the time it takes.

@@ -17,7 +17,7 @@ use crate::{
     identity::Identity,
     ledger::{Ledger, Reply},
     observe::Metrics,
-    upstream::{Host, Upstreams},
+    upstream::{Host, Subscription, Upstreams},
 };
 
 /// What a call meets on its way, shared by every door.
@@ -72,11 +72,38 @@ impl Pipeline {
                 Owned::new(Box::pin(async move { road.perform(call).await }), Arc::downgrade(self)).await
             }
             Err(stopped) => {
-                let (refused, caller, basis) = *stopped;
-                self.metrics.refused(refused.code());
-                self.ledger.refuse(refused, caller, basis).await
+                let road = Arc::clone(self);
+                // a caller that does not wait for its refusal is refused on record all the same
+                Owned::new(Box::pin(async move { road.refuse(*stopped).await }), Arc::downgrade(self)).await
             }
         }
+    }
+
+    /// Takes a subscription to a resource along the same road, as it is granted and recorded like a read. While
+    /// the guard lives, the upstream reports changes.
+    pub async fn follow(self: &Arc<Self>, received: Received, who: Identified) -> (Reply, Option<Subscription>) {
+        let admitted = self.admit_in_turn(received, who).await;
+        let road = Arc::clone(self);
+        let following = async move {
+            let call = match admitted {
+                Ok(call) => road.ledger.intend(call).await,
+                Err(stopped) => Err(stopped),
+            };
+            match call {
+                Ok(call) => {
+                    let tool = Arc::clone(call.call().call().tool());
+                    let (forwarded, subscription) = road.upstreams.subscribe(call).await;
+                    (road.ledger.settle(tool.inspect(forwarded)).await, subscription)
+                }
+                Err(stopped) => (road.refuse(*stopped).await, None),
+            }
+        };
+        Owned::new(Box::pin(following), Arc::downgrade(self)).await
+    }
+
+    async fn refuse(&self, (refused, caller, basis): (Refused, crate::call::Caller, Basis)) -> Reply {
+        self.metrics.refused(refused.code());
+        self.ledger.refuse(refused, caller, basis).await
     }
 
     /// Large arguments are checked one call at a time, beside the threads that serve the others.
@@ -102,19 +129,14 @@ impl Pipeline {
     ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
         let now = self.clock.now();
         let call = received.authenticate(who);
-        let grants = self.grants.load();
-        let call = match call.validate(&self.catalog.load()) {
-            Ok(call) => call,
-            Err(stopped) => {
-                let (refused, caller) = *stopped;
-                // a tool that no grant reaches is as unknown as one that is not there
-                let told = match &caller.tool {
-                    Some(tool) if grants.visibility(&caller.principal, tool, now).is_none() => Refused::UnknownTool,
-                    _ => refused,
-                };
-                return Err(Box::new((told, caller, Basis::default())));
-            }
-        };
+        let (grants, catalog) = (self.grants.load(), self.catalog.load());
+        // a tool that no grant reaches is as unknown as one that is not there, and as fast: its contract is not
+        // looked at
+        let known = |principal: &Principal, tool: &Tool| grants.visibility(principal, tool, now).is_some();
+        let call = call.validate_known(&catalog, known).map_err(|stopped| {
+            let (refused, caller) = *stopped;
+            Box::new((refused, caller, Basis::default()))
+        })?;
         match grants.decide(call, &self.sessions) {
             Decision::Permit(call) => Ok(call),
             Decision::Hold(call) => Err(stopped(*call.refuse())),
@@ -135,11 +157,7 @@ impl Pipeline {
                 let forwarded = self.upstreams.forward(call).await;
                 self.ledger.settle(tool.inspect(forwarded)).await
             }
-            Err(stopped) => {
-                let (refused, caller, basis) = *stopped;
-                self.metrics.refused(refused.code());
-                self.ledger.refuse(refused, caller, basis).await
-            }
+            Err(stopped) => self.refuse(*stopped).await,
         }
     }
 
@@ -186,24 +204,24 @@ impl Host for Pipeline {
     }
 }
 
-type Road = Pin<Box<dyn Future<Output = Reply> + Send>>;
+type Road<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Runs a road to its end even when nobody waits for it any more.
-struct Owned {
-    road: Option<Road>,
+struct Owned<T: Send + 'static> {
+    road: Option<Road<T>>,
     house: Weak<Pipeline>,
 }
 
-impl Owned {
-    fn new(road: Road, house: Weak<Pipeline>) -> Self {
+impl<T: Send + 'static> Owned<T> {
+    fn new(road: Road<T>, house: Weak<Pipeline>) -> Self {
         Self { road: Some(road), house }
     }
 }
 
-impl Future for Owned {
-    type Output = Reply;
+impl<T: Send + 'static> Future for Owned<T> {
+    type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Reply> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<T> {
         let Some(road) = self.road.as_mut() else { return std::task::Poll::Pending };
         let ready = road.as_mut().poll(context);
         if ready.is_ready() {
@@ -213,7 +231,7 @@ impl Future for Owned {
     }
 }
 
-impl Drop for Owned {
+impl<T: Send + 'static> Drop for Owned<T> {
     fn drop(&mut self) {
         if let (Some(road), Some(house)) = (self.road.take(), self.house.upgrade()) {
             house.detached.adopt(road);
@@ -229,7 +247,7 @@ pub struct Detached {
 }
 
 impl Detached {
-    fn adopt(&self, road: Road) {
+    fn adopt<T: Send + 'static>(&self, road: Road<T>) {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }

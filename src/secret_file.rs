@@ -24,6 +24,20 @@ pub fn read_or_make(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, Fault>) 
     }
 }
 
+/// Keeps a folder of our own to ourselves, also one that was made by somebody less careful.
+///
+/// # Errors
+/// [`Fault`] when it cannot be made, or is not ours.
+pub fn own_folder(path: &Path) -> Result<(), Fault> {
+    private_folder(path)?;
+    let fault = |error: std::io::Error| Fault(format!("`{}` cannot be kept to ourselves: {error}", path.display()));
+    let mode = fs::metadata(path).map_err(fault)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(fault)
+}
+
 /// Makes a folder that only we may enter, with its parents.
 ///
 /// # Errors
@@ -58,8 +72,12 @@ fn write_new(path: &Path, secret: &[u8]) -> Result<(), Fault> {
     private_folder(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(fault)?;
+    // what an interrupted run left may have another mode, or be a link to somewhere else: it is not written to
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(fault(error)),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fault)?;
     file.write_all(secret).and_then(|()| file.sync_all()).map_err(fault)?;
     // linking instead of renaming keeps a secret that another process made in between
     match fs::hard_link(&temporary, path) {
@@ -84,5 +102,27 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(read_or_make(&path, || Ok(Vec::new())).unwrap_err().0.contains("chmod 600"));
+    }
+
+    #[test]
+    fn a_secret_is_not_written_through_what_lies_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (folder.path().join("key"), folder.path().join("elsewhere"));
+        fs::write(&elsewhere, "theirs").unwrap();
+        let temporary = folder.path().join(format!(".key.{}", std::process::id()));
+        std::os::unix::fs::symlink(&elsewhere, &temporary).unwrap();
+        assert_eq!(read_or_make(&path, || Ok(b"ours".to_vec())).unwrap(), b"ours");
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"theirs");
+        assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn a_folder_of_ours_is_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        own_folder(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

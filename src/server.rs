@@ -45,6 +45,10 @@ const CHANGES: usize = 64;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long changed files have to lie still before they are read, and how often that is waited for.
+const STILL: Duration = Duration::from_millis(200);
+const STILL_TRIES: usize = 50;
+
 /// A house, open or running.
 #[derive(Debug)]
 pub struct House {
@@ -57,6 +61,8 @@ pub struct House {
     /// The key that seals sessions and request states.
     pub session_key: [u8; 32],
     shelf: Arc<Shelf>,
+    /// The files as they were before they were read.
+    seen: Fingerprint,
     running: Mutex<Option<Running>>,
 }
 
@@ -104,6 +110,9 @@ struct Shelf {
     upstreams: BTreeSet<UpstreamName>,
     notes: mpsc::Sender<Event>,
     state: Mutex<State>,
+    /// Files are read and put into force by one at a time: else who read first could publish last, and an older
+    /// set would stay in force.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -161,9 +170,10 @@ impl House {
     /// # Errors
     /// Every error in contracts' folder and grants at once, or the fault that kept the ledger shut.
     pub fn open(config: Config, clock: Clock) -> Result<Self, OpenError> {
+        let seen = fingerprint(&config.folder);
         let contracts = read_contracts(&config.folder)?;
         let grants = compile(&config, &contracts).map_err(OpenError::Config)?.1;
-        Self::open_with(config, clock, contracts, grants)
+        Self::open_with(config, clock, contracts, grants, seen)
     }
 
     /// Opens it for work that judges no call: when the grants do not check, none is in force and nothing would be
@@ -172,12 +182,13 @@ impl House {
     /// # Errors
     /// As [`House::open`], but for the grants.
     pub fn open_unjudging(config: Config, clock: Clock) -> Result<Self, OpenError> {
+        let seen = fingerprint(&config.folder);
         let contracts = read_contracts(&config.folder)?;
         let grants = match compile(&config, &contracts) {
             Ok((_, grants)) => grants,
             Err(_) => Grants::compile(&[], &stocked(&config, &contracts)).map_err(OpenError::Config)?,
         };
-        Self::open_with(config, clock, contracts, grants)
+        Self::open_with(config, clock, contracts, grants, seen)
     }
 
     fn open_with(
@@ -185,10 +196,15 @@ impl House {
         clock: Clock,
         contracts: Vec<Result<Contract, Quarantined>>,
         grants: Grants,
+        seen: Fingerprint,
     ) -> Result<Self, OpenError> {
         let config = Arc::new(config);
         let catalog = stocked(&config, &contracts);
         secret_file::private_folder(&config.data)?;
+        // what is kept beside the log are arguments and results: nobody else's to read, whatever the folder's mode
+        for kept in ["store", "payloads"] {
+            secret_file::own_folder(&config.data.join(kept))?;
+        }
         let options = Options {
             origin: config.ledger.origin.clone(),
             batched_reads: config.ledger.batched_reads,
@@ -208,6 +224,7 @@ impl House {
                 advertised: config.upstreams.keys().map(|name| (name.clone(), None)).collect(),
                 quarantined: BTreeSet::new(),
             }),
+            turn: tokio::sync::Mutex::default(),
         });
         let sessions = Sessions::default();
         remember(&sessions, &ledger, &grants, clock.now())?;
@@ -230,7 +247,15 @@ impl House {
         if tokio::runtime::Handle::try_current().is_ok() {
             tasks.spawn(write_notes(pipeline.ledger.clone(), arriving));
         }
-        Ok(Self { pipeline, config, recovery, session_key, shelf, running: Mutex::new(Some(Running { tasks, stop })) })
+        Ok(Self {
+            pipeline,
+            config,
+            recovery,
+            session_key,
+            shelf,
+            seen,
+            running: Mutex::new(Some(Running { tasks, stop })),
+        })
     }
 
     /// Records what was loaded, connects the upstreams and watches the files, until [`House::stop`].
@@ -247,6 +272,7 @@ impl House {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = running.as_mut() {
             let watching = Watch {
+                seen: self.seen.clone(),
                 shelf: Arc::clone(&self.shelf),
                 config: Arc::clone(&self.config),
                 pipeline: Arc::downgrade(&self.pipeline),
@@ -426,10 +452,19 @@ impl Shelf {
 
     fn publish(&self, pipeline: &Pipeline, state: &mut State) {
         let catalog = Catalog::renew(&pipeline.catalog.load(), &state.contracts, &state.advertised);
+        // what nobody registered can be named by an upstream as often as it likes: it is no news
+        let registered: BTreeSet<(String, String)> = state
+            .contracts
+            .iter()
+            .map(|contract| match contract {
+                Ok(contract) => (contract.upstream.to_string(), contract.tool().unwrap_or_default().to_owned()),
+                Err(broken) => (broken.upstream.to_string(), broken.tool.clone()),
+            })
+            .collect();
         let quarantined = catalog
             .quarantined()
             .iter()
-            .filter(|quarantined| quarantined.why != Quarantine::Unregistered)
+            .filter(|tool| registered.contains(&(tool.upstream.to_string(), tool.tool.clone())))
             .map(|quarantined| {
                 let key = (quarantined.upstream.to_string(), quarantined.tool.clone());
                 if !state.quarantined.contains(&key) {
@@ -522,6 +557,8 @@ async fn write_notes(ledger: Ledger, mut arriving: mpsc::Receiver<Event>) {
 }
 
 struct Watch {
+    /// The files as they were before they were read.
+    seen: Fingerprint,
     shelf: Arc<Shelf>,
     config: Arc<Config>,
     pipeline: Weak<Pipeline>,
@@ -532,17 +569,30 @@ impl Watch {
     /// Looks at the files until the house stops. Polling sees edits on every file system, and a look costs
     /// one `stat` a file.
     async fn run(mut self) {
-        let mut seen = fingerprint(&self.config.folder);
         loop {
             tokio::select! {
                 _ = self.stop.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            let now = fingerprint(&self.config.folder);
-            if now == seen {
+            let mut now = fingerprint(&self.config.folder);
+            if now == self.seen {
                 continue;
             }
-            seen = now;
+            // an editor that moves the old file away before it writes the new one, or writes it piece by piece,
+            // would have a guardrail vanish for a moment: so the files have to lie still first
+            for _ in 0..STILL_TRIES {
+                tokio::select! {
+                    _ = self.stop.wait_for(|stop| *stop) => return,
+                    () = tokio::time::sleep(STILL) => {}
+                }
+                let later = fingerprint(&self.config.folder);
+                let still = later == now;
+                now = later;
+                if still {
+                    break;
+                }
+            }
+            self.seen = now;
             let Some(pipeline) = self.pipeline.upgrade() else { return };
             match reload(&self.shelf, &self.config, &pipeline).await {
                 Ok(()) => tracing::info!("contracts and grants were loaded again"),
@@ -557,6 +607,7 @@ impl Watch {
 }
 
 async fn reload(shelf: &Shelf, config: &Config, pipeline: &Pipeline) -> Result<(), Vec<ConfigError>> {
+    let _turn = shelf.turn.lock().await;
     let contracts = read_contracts(&config.folder).map_err(|error| match error {
         OpenError::Config(errors) => errors,
         OpenError::Fault(fault) => vec![whole(&schemas(&config.folder), fault.0)],
@@ -644,10 +695,10 @@ pub fn read_grants(folder: &Path) -> Result<Vec<Source>, Vec<ConfigError>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(vec![whole(&grants, format!("cannot be read: {error}"))]),
     };
-    let mut files: Vec<PathBuf> = listed
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cedar"))
-        .collect();
+    // one that cannot be listed may hold a guardrail: without it the rest is no set of grants
+    let files: Result<Vec<PathBuf>, _> = listed.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut files = files.map_err(|error| vec![whole(&grants, format!("cannot be read: {error}"))])?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "cedar"));
     files.sort();
     let (mut sources, mut errors) = (Vec::new(), Vec::new());
     for file in files {
@@ -701,8 +752,11 @@ pub fn why_code(why: &Quarantine) -> (&'static str, String) {
     }
 }
 
+/// Path, size and time of change of files.
+type Fingerprint = BTreeSet<(PathBuf, u64, Option<std::time::SystemTime>)>;
+
 /// Path, size and time of change of every file that a reload would read.
-fn fingerprint(folder: &Path) -> BTreeSet<(PathBuf, u64, Option<std::time::SystemTime>)> {
+fn fingerprint(folder: &Path) -> Fingerprint {
     let mut seen = BTreeSet::new();
     let mut folders = vec![(folder.join("grants"), 0), (schemas(folder), 0)];
     while let Some((folder, depth)) = folders.pop() {

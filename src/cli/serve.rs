@@ -95,10 +95,13 @@ pub(super) async fn serve(
 /// Serves one agent on standard input and output.
 pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> {
     let house = Arc::new(open(config)?);
-    if let Err(fault) = house.pipeline.identity.named(agent) {
-        house.stop("failed").await;
-        return Err(Failure::new(Exit::Cannot, fault.0));
-    }
+    let agent = match house.pipeline.identity.named(agent) {
+        Ok(agent) => agent,
+        Err(fault) => {
+            house.stop("failed").await;
+            return Err(Failure::new(Exit::Cannot, fault.0));
+        }
+    };
     // another process may have the socket only if it has the store too, which this one has
     let control = control::bind(&house.config);
     if let Err(fault) = house.start().await {
@@ -118,8 +121,8 @@ pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> 
         drain: house.config.server.drain,
         key: house.session_key,
     };
-    let (pipeline, agent) = (Arc::clone(&house.pipeline), agent.to_owned());
-    let who = move || pipeline.identity.named(&agent).ok();
+    let pipeline = Arc::clone(&house.pipeline);
+    let who = move || pipeline.identity.again(agent.principal()).ok();
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
     doors.spawn(mcp::stdio::serve(Arc::clone(&house.pipeline), settings, who, input, output, stopped.clone()));
     let why = wait(&house, stopped, &mut doors).await;

@@ -165,8 +165,9 @@ impl Tool {
         })
     }
 
-    /// The built-in contracts of an upstream: `resources/read`, `prompts/get`, and `completion/complete`,
-    /// which comes twice, once for each thing that can be completed. All go under the upstream's name.
+    /// The built-in contracts of an upstream: `resources/read`, `resources/subscribe`, `prompts/get`, and
+    /// `completion/complete`, which comes twice, once for each thing that can be completed. All go under the
+    /// upstream's name.
     ///
     /// # Errors
     /// None in practice: that one of them does not compile, which a test rules out.
@@ -202,6 +203,7 @@ impl Tool {
         };
         Ok(vec![
             build(Operation::ReadResource, "resource_read", &read, &read)?,
+            build(Operation::Subscribe, "resource_read", &read, &read)?,
             build(Operation::GetPrompt, "prompt_get", &get, &get)?,
             build(Operation::Complete, "prompt_get", &completion_schema(Completes::Prompt), &get)?,
             build(Operation::Complete, "resource_read", &completion_schema(Completes::Resource), &read)?,

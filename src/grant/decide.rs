@@ -21,7 +21,7 @@ use super::{
     session::Facts,
 };
 use crate::{
-    call::{Operation, Principal, Refused, Validated},
+    call::{Fault, Operation, Principal, Refused, Validated},
     clock::Timestamp,
     contract::{Tool, UpstreamName},
     json::{Digest, Object, Value},
@@ -189,6 +189,8 @@ pub(super) struct SliceKey {
 pub(super) struct Sets {
     plain: PolicySet,
     holding: PolicySet,
+    /// A policy is missing.
+    broken: bool,
 }
 
 /// The policies whose scope and conditions hold, by place in [`Grants::rules`], which is by id.
@@ -221,6 +223,12 @@ impl Grants {
     pub fn decide(&self, call: Validated, sessions: &Sessions) -> Decision {
         let who = call.principal();
         let verdict = match self.site(&call.tool().action, &call.tool().upstream) {
+            // contracts and grants are replaced one after the other: in between, policies would judge a contract
+            // whose impact and arguments they do not know
+            Some(site) if !site.contracts.contains(&call.tool().digest) => {
+                let why = "the contract and the grants are being replaced".to_owned();
+                Verdict::Deny { refused: Refused::Unavailable(Fault(why)), policies: Vec::new() }
+            }
             Some(site) => {
                 let named;
                 let arguments = if call.operation() == Operation::Complete {
@@ -269,7 +277,7 @@ impl Grants {
                 .iter()
                 .filter(|(_, action)| !action.groups.is_empty() && action.upstreams.contains(upstream))
                 .any(|(name, _)| could(name)),
-            Operation::ReadResource => could("resource_read"),
+            Operation::ReadResource | Operation::Subscribe => could("resource_read"),
             Operation::GetPrompt => could("prompt_get"),
             Operation::Complete => could("resource_read") || could("prompt_get"),
         }
@@ -394,6 +402,9 @@ impl Grants {
             return Ok(satisfied);
         }
         let broken = || (Refused::PolicyError, Vec::new());
+        if slice.sets.broken {
+            return Err(broken());
+        }
         let context = slice.context(question, facts).map_err(|refused| (refused, Vec::new()))?;
         let kinds = Kinds::shared().ok_or_else(broken)?;
         let agent = uid(&kinds.agent, &question.who.agent);
@@ -491,8 +502,9 @@ impl Grants {
         for rule in rules {
             let holding = rule.effect == Effect::Forbid && rule.hold.is_some();
             let set = if holding { &mut sets.holding } else { &mut sets.plain };
-            // ids were checked to be different, and every policy to be static
-            let _added = set.add(rule.policy.clone());
+            // ids were checked to be different, and every policy to be static: were one left out all the same,
+            // nothing would be decided by the rest
+            sets.broken |= set.add(rule.policy.clone()).is_err();
         }
         let sets = Arc::new(sets);
         if known.len() >= SETS {
@@ -550,7 +562,15 @@ fn ask(set: &PolicySet, request: &Request, entities: &Entities, grants: &Grants,
         let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
         erred.push(place(error.policy_id()).unwrap_or(u32::MAX));
     }
-    response.diagnostics().reason().filter_map(place).collect()
+    let mut satisfied = Vec::new();
+    for id in response.diagnostics().reason() {
+        match place(id) {
+            Some(place) => satisfied.push(place),
+            // a policy that nobody knows may be a guardrail: it must not vanish
+            None => erred.push(u32::MAX),
+        }
+    }
+    satisfied
 }
 
 fn described_agent(kinds: &Kinds, agent: &EntityUid, who: &Principal, whole: bool) -> Option<Entity> {

@@ -200,6 +200,8 @@ pub(super) struct Site {
     pub(super) number: u32,
     pub(super) action: EntityUid,
     pub(super) upstream: EntityUid,
+    /// Digests of the contracts that the policies were typed against: one for a tool, one a method for the rest.
+    pub(super) contracts: Vec<Digest>,
     /// The action with its groups, and the upstream with its labels.
     pub(super) entities: Entities,
     /// Labels of the upstream and of the action.
@@ -306,7 +308,8 @@ impl Grants {
                     .filter(|(_, rule)| rule.resource.covers(upstream))
                     .map(|(place, _)| *place)
                     .collect();
-                let site = Site { number, action: own, upstream: house, entities, labels, rules };
+                let contracts = action.contracts.get(upstream).cloned().unwrap_or_default();
+                let site = Site { number, action: own, upstream: house, contracts, entities, labels, rules };
                 sites.entry(name.clone()).or_default().insert(upstream.clone(), site);
                 number += 1;
             }

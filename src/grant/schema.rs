@@ -28,6 +28,7 @@ use super::decide::Asked;
 use crate::{
     call::Operation,
     contract::{Catalog, Impact, Quarantine, UpstreamName},
+    json::Digest,
 };
 
 /// The group that every tool is in.
@@ -74,6 +75,8 @@ pub(super) struct Action {
     pub(super) labels: Vec<String>,
     /// Whose it is: one upstream for a tool, any for the rest.
     pub(super) upstreams: BTreeSet<UpstreamName>,
+    /// Digests of the contracts that it was read from.
+    pub(super) contracts: BTreeMap<UpstreamName, Vec<Digest>>,
 }
 
 /// Every name that a policy may use.
@@ -97,6 +100,8 @@ impl Vocabulary {
             }
             let groups = (tool.operation == Operation::CallTool).then_some(&tool.impact);
             words.add(&tool.action, &tool.upstream, groups, &tool.labels, &tool.input_schema);
+            let action = words.actions.entry(tool.action.clone()).or_default();
+            action.contracts.entry(tool.upstream.clone()).or_default().push(tool.digest);
         }
         for away in catalog.quarantined().iter().filter(|away| away.why != Quarantine::Unregistered) {
             words.away.insert(format!("{}__{}", away.upstream, away.tool));

@@ -1,6 +1,11 @@
 //! Signed notes with Ed25519 (C2SP signed-note), and checkpoints as their text (C2SP tlog-checkpoint).
 
-use std::{fmt, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{
+    fmt, fs,
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
 
 use aws_lc_rs::{
     digest::{SHA256, digest},
@@ -132,7 +137,13 @@ impl Signer {
         }
         let path = folder.join("ledger.key");
         let signer = match fs::read_to_string(&path) {
-            Ok(text) => Self::read(&text, origin)?,
+            Ok(text) => {
+                let read = |error: std::io::Error| Fault(format!("`{}` cannot be read: {error}", path.display()));
+                if fs::metadata(&path).map_err(read)?.permissions().mode() & 0o077 != 0 {
+                    return Err(Fault(format!("`{0}` can be read by others; run `chmod 600 {0}`", path.display())));
+                }
+                Self::read(&text, origin)?
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let seed: [u8; 32] = random().map_err(|error| Fault(error.to_string()))?;
                 let signer = Self::new(origin, &seed)?;

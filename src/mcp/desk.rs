@@ -25,6 +25,7 @@ use super::{
 use crate::{
     call::{CallId, ClientSide, Door, Fault, Identified, Link, Notice, Operation, Passage, Principal, Received},
     json::{self, Canonical, Digest, Limits, Object, Value},
+    ledger::Reply,
     upstream::Listing,
 };
 
@@ -218,9 +219,17 @@ impl<R: Road> Desk<R> {
                 }
                 Ok(Answer::Whole(render::result_of(&id, Object::new())))
             }
-            Method::Subscribe | Method::Unsubscribe => {
+            Method::Subscribe => {
                 let uri = text_of(&mut params, "uri", 8_192)?;
-                self.follow(peer, uri, method == Method::Subscribe).await?;
+                Ok(Answer::Whole(self.follow(peer, &id, uri).await?))
+            }
+            Method::Unsubscribe => {
+                let uri = text_of(&mut params, "uri", 8_192)?;
+                if let Some(session) = &peer.session
+                    && let Some(followed) = locked(&self.followed).entry_mut(&session.nonce)
+                {
+                    followed.remove(&uri);
+                }
                 Ok(Answer::Whole(render::result_of(&id, Object::new())))
             }
             // a session is open already: the transport answers the first one
@@ -377,7 +386,7 @@ impl<R: Road> Desk<R> {
     ) -> Result<Answer<R>, Problem> {
         let Aside { meta, client, token, log_level } = aside;
         let now = self.road.now();
-        let (mut input_responses, mut request_state) = (None, None);
+        let (mut input_responses, mut request_state, mut asked) = (None, None, Vec::new());
         if client.modern {
             input_responses = match params.remove("inputResponses") {
                 None => None,
@@ -388,10 +397,14 @@ impl<R: Road> Desk<R> {
                 None => None,
                 Some(Value::String(sealed)) => {
                     let digest = subject.digest(peer.principal(), operation);
-                    open_state(&self.seal, &sealed, digest, now.as_second()).ok_or(Problem::BadState)?
+                    let opened = open_state(&self.seal, &sealed, digest, now.as_second()).ok_or(Problem::BadState)?;
+                    asked = opened.asked;
+                    opened.own
                 }
                 Some(_) => return Err(Problem::BadState),
             };
+            // an answer to what nobody asked would be an argument that no contract and no grant has seen
+            input_responses = input_responses.and_then(|given| answers(given, &asked));
         }
         let call = CallId::new(now).map_err(|_| Problem::Fault)?;
         let capabilities = client.capabilities.clone();
@@ -452,16 +465,14 @@ impl<R: Road> Desk<R> {
         Ok((upstream, arguments))
     }
 
-    /// `resources/subscribe` and `resources/unsubscribe` of a legacy session.
-    async fn follow(&self, peer: &Peer, uri: String, on: bool) -> Result<(), Problem> {
+    /// `resources/subscribe` of a legacy session: the response.
+    async fn follow(&self, peer: &Peer, id: &RequestId, uri: String) -> Result<Vec<u8>, Problem> {
         let Some(session) = &peer.session else { return Err(Problem::MethodNotFound) };
-        if !on {
-            if let Some(followed) = locked(&self.followed).entry_mut(&session.nonce) {
-                followed.remove(&uri);
-            }
-            return Ok(());
-        }
-        let following = self.report(peer.principal(), &uri).await?;
+        let (reply, following) = self.report(peer, &uri).await?;
+        let to = render::For { id, modern: false, capabilities: &session.capabilities };
+        let never = |_: Option<&str>, _: &[&str]| Err(Fault("a subscription has no state".to_owned()));
+        let (_, response) = render::reply(to, reply.call(), reply.operation(), reply.body(), never);
+        let Some(following) = following else { return Ok(response) };
         let mut sessions = locked(&self.followed);
         if sessions.get(&session.nonce).is_none() {
             sessions.insert(Arc::clone(&session.nonce), BTreeMap::new());
@@ -469,19 +480,21 @@ impl<R: Road> Desk<R> {
         match sessions.entry_mut(&session.nonce) {
             Some(followed) if followed.len() < FOLLOWED || followed.contains_key(&uri) => {
                 followed.insert(uri, following);
-                Ok(())
+                Ok(response)
             }
             _ => Err(Problem::Busy),
         }
     }
 
-    /// Has the upstream of a resource report its changes.
-    async fn report(&self, principal: &Principal, uri: &str) -> Result<Following, Problem> {
-        let upstream = route::resource(&self.road, principal, Operation::ReadResource, uri).await?;
-        self.road.subscribe(&upstream, uri).await.map_err(|problem| {
-            tracing::warn!(%upstream, problem, "the upstream does not report changes of a resource");
-            Problem::ResourceNotFound(crate::call::cut(uri, 256).to_owned())
-        })
+    /// Has the upstream of a resource report its changes, if that is granted: what it is told is recorded before.
+    async fn report(&self, peer: &Peer, uri: &str) -> Result<(Reply, Option<Following>), Problem> {
+        let upstream = route::resource(&self.road, peer.principal(), Operation::Subscribe, uri).await?;
+        let now = self.road.now();
+        let call = CallId::new(now).map_err(|_| Problem::Fault)?;
+        let (name, arguments) = (upstream.as_str().to_owned(), Object::new().with("uri", uri).into());
+        let (passage, link) = (Passage::default(), Link::none());
+        let received = Received::new(call, now, peer.door, Operation::Subscribe, name, arguments, passage, link);
+        Ok(self.road.follow(received, peer.who.clone()).await)
     }
 
     async fn listen(self: &Arc<Self>, peer: &Peer, id: RequestId, params: &Object) -> Result<Answer<R>, Problem> {
@@ -509,7 +522,8 @@ impl<R: Road> Desk<R> {
         for uri in uris {
             let uri =
                 uri.as_str().ok_or_else(|| invalid("`resourceSubscriptions` has to be an array of at most 64 URIs"))?;
-            if let Ok(following) = self.report(peer.principal(), uri).await {
+            // one that is refused is left out of what is acknowledged
+            if let Ok((_, Some(following))) = self.report(peer, uri).await {
                 wants.followed.insert(uri.to_owned(), following);
             }
         }
@@ -632,20 +646,46 @@ impl Subject {
     }
 }
 
-fn seal_state(seal: &Seal, own: Option<&str>, digest: Digest, now: i64) -> Result<String, Fault> {
+/// What a sealed state holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Opened {
+    /// The upstream's own state.
+    own: Option<String>,
+    /// The names of what it asked for.
+    asked: Vec<String>,
+}
+
+/// The answers to what was asked; `None` when there is none.
+fn answers(given: Value, asked: &[String]) -> Option<Value> {
+    let Value::Object(given) = given else { return None };
+    let kept: Object = given
+        .iter()
+        .filter(|(name, _)| asked.iter().any(|asked| asked == name))
+        .map(|(name, value)| (name.to_owned(), value.clone()))
+        .collect();
+    (!kept.is_empty()).then(|| kept.into())
+}
+
+fn seal_state(seal: &Seal, own: Option<&str>, asked: &[&str], digest: Digest, now: i64) -> Result<String, Fault> {
     let content = Object::new()
         .with("s", own.map_or(Value::Null, Value::from))
+        .with("q", asked.iter().map(|name| Value::from(*name)).collect::<Vec<_>>())
         .with("d", digest.to_string())
         .with("e", now.saturating_add(STATE_LIFE));
     seal.seal(Purpose::State, &Value::Object(content).to_bytes())
 }
 
-/// The upstream's own state in a sealed one; `None` when it is not ours, over, or of another request.
-fn open_state(seal: &Seal, sealed: &str, digest: Digest, now: i64) -> Option<Option<String>> {
-    let content = json::parse(&seal.open(Purpose::State, sealed)?, &Limits::REQUEST).ok()?;
+/// What is in a sealed state; `None` when it is not ours, over, or of another request.
+fn open_state(seal: &Seal, sealed: &str, digest: Digest, now: i64) -> Option<Opened> {
+    let content = json::parse(&seal.open(Purpose::State, sealed)?, &Limits::RESPONSE).ok()?;
     let ends = content.get("e")?.as_number()?.as_i64()?;
     let same = content.get("d")?.as_str()? == digest.to_string();
-    (same && now < ends && ends - now <= STATE_LIFE).then(|| content.get("s")?.as_str().map(str::to_owned).into())?
+    if !same || now >= ends || ends - now > STATE_LIFE {
+        return None;
+    }
+    let names = content.get("q")?.as_array()?.iter();
+    let asked = names.map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()?;
+    Some(Opened { own: content.get("s")?.as_str().map(str::to_owned), asked })
 }
 
 /// A call under way: its notices, then its reply.
@@ -691,9 +731,9 @@ impl<R: Road> Flight<R> {
                 biased;
                 reply = &mut self.going => {
                     let to = render::For { id: &self.id, modern: self.peer.modern(), capabilities: &self.capabilities };
-                    let seal = |own: Option<&str>| {
+                    let seal = |own: Option<&str>, asked: &[&str]| {
                         let digest = self.subject.digest(self.peer.principal(), self.operation);
-                        seal_state(&self.desk.seal, own, digest, self.desk.road.now().as_second())
+                        seal_state(&self.desk.seal, own, asked, digest, self.desk.road.now().as_second())
                     };
                     self.last = Some(render::reply(to, reply.call(), reply.operation(), reply.body(), seal));
                 }
@@ -788,10 +828,11 @@ mod tests {
         let seal = Seal::new(&[3; 32]).unwrap();
         let bot = principal("bot", "c1");
         let digest = subject("a__b", r#"{"x":1,"y":2}"#).digest(&bot, Operation::CallTool);
-        let sealed = seal_state(&seal, Some("own"), digest, 1_000).unwrap();
-        assert_eq!(open_state(&seal, &sealed, digest, 1_000), Some(Some("own".to_owned())));
+        let sealed = seal_state(&seal, Some("own"), &["k"], digest, 1_000).unwrap();
+        let opened = || Some(Opened { own: Some("own".to_owned()), asked: vec!["k".to_owned()] });
+        assert_eq!(open_state(&seal, &sealed, digest, 1_000), opened());
         let again = subject("a__b", r#"{ "y": 2, "x": 1 }"#).digest(&bot, Operation::CallTool);
-        assert_eq!(open_state(&seal, &sealed, again, 1_599), Some(Some("own".to_owned())));
+        assert_eq!(open_state(&seal, &sealed, again, 1_599), opened());
         assert_eq!(open_state(&seal, &sealed, digest, 1_600), None, "it is over");
         for other in [
             subject("a__b", r#"{"x":1,"y":3}"#).digest(&bot, Operation::CallTool),
@@ -802,8 +843,16 @@ mod tests {
             assert_eq!(open_state(&seal, &sealed, other, 1_000), None);
         }
         assert_eq!(open_state(&seal, &format!("{sealed}-TAMPERED"), digest, 1_000), None);
-        let none = seal_state(&seal, None, digest, 1_000).unwrap();
-        assert_eq!(open_state(&seal, &none, digest, 1_000), Some(None));
+        let none = seal_state(&seal, None, &[], digest, 1_000).unwrap();
+        assert_eq!(open_state(&seal, &none, digest, 1_000), Some(Opened { own: None, asked: Vec::new() }));
+    }
+
+    #[test]
+    fn only_what_was_asked_is_answered() {
+        let given = || Value::from(Object::new().with("k", 1).with("other", 2));
+        assert_eq!(answers(given(), &["k".to_owned()]), Some(Object::new().with("k", 1).into()));
+        assert_eq!(answers(given(), &[]), None);
+        assert_eq!(answers(given(), &["K".to_owned()]), None);
     }
 
     #[test]

@@ -180,8 +180,16 @@ impl Road for Arc<Fake> {
         matches!(capability, "resources" | "prompts").then(|| Object::new().into())
     }
 
-    async fn subscribe(&self, _upstream: &UpstreamName, _uri: &str) -> Result<Following, String> {
-        Ok(Following::new(()))
+    async fn follow(&self, received: Received, _who: Identified) -> (Reply, Option<Following>) {
+        let (call, operation, name, arguments, ..) = received.into_parts();
+        assert_eq!(operation, Operation::Subscribe);
+        let uri = arguments.get("uri").and_then(Value::as_str).unwrap().to_owned();
+        let hidden = uri.ends_with("://t/hidden");
+        self.passed.lock().unwrap().push((name, uri));
+        if hidden {
+            return (Reply::unrecorded(call, operation, Body::Refused(Refused::NotGranted)), None);
+        }
+        (Reply::unrecorded(call, operation, result(Object::new())), Some(Following::new(())))
     }
 
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {

@@ -1,4 +1,7 @@
-//! A socket that is closed so that the last answer arrives.
+//! A socket that is closed so that the last answer arrives, and that waits for no reader for ever.
+//!
+//! A client that asks and never reads what it is told would keep its connection, and the answer with it, as long
+//! as it likes: so a write that makes no progress for a while breaks the connection.
 //!
 //! Closing a socket while bytes of the peer's are unread resets the connection, and the peer may lose what it
 //! was just told: that its head is too large, or its body. So after our end is closed, what still comes is read
@@ -22,15 +25,31 @@ use tokio::{
 const MOMENT: Duration = Duration::from_secs(1);
 const MOST: usize = 1 << 20;
 
+/// How long the peer may take nothing of what it is sent.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The socket.
 pub(super) struct Lingering {
     stream: TcpStream,
     closing: Option<(Pin<Box<Sleep>>, usize)>,
+    stalled: Option<Pin<Box<Sleep>>>,
+    patience: Duration,
 }
 
 impl Lingering {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, closing: None }
+        Self { stream, closing: None, stalled: None, patience: PATIENCE }
+    }
+
+    /// Breaks the connection once writing has made no progress for too long.
+    fn patiently<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -42,7 +61,8 @@ impl AsyncRead for Lingering {
 
 impl AsyncWrite for Lingering {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, from)
+        let written = Pin::new(&mut self.stream).poll_write(context, from);
+        self.patiently(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -54,7 +74,8 @@ impl AsyncWrite for Lingering {
         context: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, from)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, from);
+        self.patiently(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -62,7 +83,7 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, closing } = &mut *self;
+        let Self { stream, closing, .. } = &mut *self;
         let (moment, read) = match closing {
             Some(closing) => closing,
             None => {
@@ -80,5 +101,48 @@ impl AsyncWrite for Lingering {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_reads_nothing_does_not_hold_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = Lingering { patience: Duration::from_millis(50), ..Lingering::new(stream) };
+        let answer = vec![b'x'; 64 << 20];
+        let stalled = tokio::time::timeout(Duration::from_secs(20), stream.write_all(&answer)).await.unwrap();
+        assert_eq!(stalled.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_gets_everything() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = Lingering { patience: Duration::from_secs(10), ..Lingering::new(stream) };
+        let sending = async {
+            stream.write_all(&vec![b'x'; 16 << 20]).await.unwrap();
+            drop(stream);
+        };
+        let reading = async {
+            let (mut all, mut room) = (0, vec![0; 1 << 20]);
+            loop {
+                tokio::task::yield_now().await;
+                match tokio::io::AsyncReadExt::read(&mut slow, &mut room).await.unwrap() {
+                    0 => return all,
+                    read => all += read,
+                }
+            }
+        };
+        let ((), all) = tokio::join!(sending, reading);
+        assert_eq!(all, 16 << 20);
     }
 }

@@ -29,8 +29,9 @@ const PAGE: usize = 1_000;
 /// How long a page may be taken for fresh, here and by clients, milliseconds. Grants can end by the clock.
 const FRESH_MS: i64 = 5_000;
 
-/// Pages that are kept.
+/// Pages that are kept, and their bytes.
 const KEPT: usize = 256;
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Rendered pages of `tools/list`.
 #[derive(Debug, Default)]
@@ -93,7 +94,8 @@ impl Pages {
             offers.get(range).unwrap_or_default().iter().map(shown).collect()
         })?;
         kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= KEPT {
+        let bytes: usize = kept.values().map(|page| page.text.len()).sum();
+        if kept.len() >= KEPT || bytes + text.len() > KEPT_BYTES {
             kept.clear();
         }
         kept.insert(key, Page { edition, made: now, text: text.clone() });

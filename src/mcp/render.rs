@@ -56,7 +56,7 @@ pub(super) struct For<'r> {
 }
 
 /// Renders a reply of the road. `seal` seals the state of a multi round-trip request that an upstream
-/// began; it gets the upstream's own state.
+/// began; it gets the upstream's own state, and the names of what is asked for.
 ///
 /// An upstream's result travels as it is, save that a caller of 2026-07-28 gets the members that its
 /// revision requires and an older upstream does not know: `resultType`, and on `resources/read` `ttlMs`
@@ -66,7 +66,7 @@ pub(super) fn reply(
     call: &CallId,
     operation: Operation,
     body: &Body,
-    seal: impl FnOnce(Option<&str>) -> Result<String, crate::call::Fault>,
+    seal: impl FnOnce(Option<&str>, &[&str]) -> Result<String, crate::call::Fault>,
 ) -> (StatusCode, Vec<u8>) {
     match body {
         Body::Result { tree, text } => match tree.get("resultType").and_then(Value::as_str) {
@@ -113,7 +113,7 @@ fn input_required(
     call: &CallId,
     operation: Operation,
     tree: &Value,
-    seal: impl FnOnce(Option<&str>) -> Result<String, crate::call::Fault>,
+    seal: impl FnOnce(Option<&str>, &[&str]) -> Result<String, crate::call::Fault>,
 ) -> (StatusCode, Vec<u8>) {
     let asked = tree.get("inputRequests").and_then(Value::as_object);
     let mut missing = Object::new();
@@ -141,7 +141,8 @@ fn input_required(
     let Value::Object(mut changed) = tree.clone() else {
         return (StatusCode::OK, unknown(to, call, operation, "bad_answer"));
     };
-    match seal(tree.get("requestState").and_then(Value::as_str)) {
+    let names: Vec<&str> = asked.into_iter().flat_map(Object::iter).map(|(name, _)| name).collect();
+    match seal(tree.get("requestState").and_then(Value::as_str), &names) {
         Ok(state) => changed.insert("requestState", state),
         Err(_) => return (StatusCode::INTERNAL_SERVER_ERROR, Problem::Fault.response(Some(to.id), true)),
     }
@@ -175,7 +176,7 @@ fn refusal(to: For<'_>, call: &CallId, operation: Operation, refused: &Refused) 
         (Operation::CallTool, Refused::UnknownTool) => {
             return rpc_error(to.id, -32602, "unknown tool", decision);
         }
-        (Operation::ReadResource, Refused::UnknownTool) => {
+        (Operation::ReadResource | Operation::Subscribe, Refused::UnknownTool) => {
             let code = if to.modern { -32602 } else { -32002 };
             return rpc_error(to.id, code, "resource not found", decision);
         }
@@ -245,7 +246,8 @@ mod tests {
         let capabilities = Object::new().with("elicitation", Object::new());
         let to = For { id: &id, modern, capabilities: &capabilities };
         let call = CallId::new(Timestamp::UNIX_EPOCH).unwrap();
-        let (status, bytes) = reply(to, &call, operation, body, |own| Ok(format!("sealed:{own:?}")));
+        let (status, bytes) =
+            reply(to, &call, operation, body, |own, asked| Ok(format!("sealed:{own:?} {}", asked.join(","))));
         let text = String::from_utf8(bytes).unwrap();
         tree(&text);
         (status.as_u16(), text.replace(call.as_str(), "CALL"))
@@ -343,7 +345,7 @@ mod tests {
         let asks = r#"{"resultType":"input_required","inputRequests":{"k":{"method":"elicitation/create","params":{}}},"requestState":"own"}"#;
         let (status, text) = render(true, Operation::CallTool, &of(asks));
         assert_eq!(status, 200);
-        assert!(text.contains(r#""requestState":"sealed:Some(\"own\")""#), "{text}");
+        assert!(text.contains(r#""requestState":"sealed:Some(\"own\") k""#), "{text}");
         assert!(render(false, Operation::CallTool, &of(asks)).1.contains(r#""isError":true"#));
         let samples = r#"{"resultType":"input_required","inputRequests":{"k":{"method":"sampling/createMessage"}}}"#;
         let (status, text) = render(true, Operation::CallTool, &of(samples));

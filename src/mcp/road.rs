@@ -114,11 +114,9 @@ pub trait Road: Send + Sync + 'static {
     /// What an upstream declared under that capability.
     fn capability(&self, upstream: &UpstreamName, capability: &str) -> Option<Value>;
 
-    /// Has an upstream report changes of a resource, until what this gives is dropped.
-    ///
-    /// # Errors
-    /// Why it cannot, for an operator.
-    fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> impl Future<Output = Result<Following, String>> + Send;
+    /// Takes a subscription to a resource along the road. Until what this gives beside the reply is dropped, the
+    /// upstream reports changes.
+    fn follow(&self, received: Received, who: Identified) -> impl Future<Output = (Reply, Option<Following>)> + Send;
 
     /// Changes that upstreams tell of, from now on.
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)>;
@@ -192,8 +190,9 @@ impl Road for Arc<Pipeline> {
         self.upstreams.capability(upstream, capability)
     }
 
-    async fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> Result<Following, String> {
-        self.upstreams.subscribe(upstream, uri).await.map(Following::new)
+    async fn follow(&self, received: Received, who: Identified) -> (Reply, Option<Following>) {
+        let (reply, subscription) = Pipeline::follow(self, received, who).await;
+        (reply, subscription.map(Following::new))
     }
 
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {

@@ -32,12 +32,14 @@ use super::{
 use crate::{
     call::Operation,
     config::{Transport, UpstreamConfig},
-    contract::{Advertised, UpstreamName},
+    contract::{Advertised, Tool, UpstreamName},
     json::{Canonical, Digest, Value},
 };
 
 /// Resources of one upstream that can be watched at once.
 const WATCHED: usize = 1_000;
+/// The least time between two comparisons of the tools, however often an upstream says that they changed.
+const PAUSE: Duration = Duration::from_millis(100);
 /// A connection that lasted this long was a good one.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -287,7 +289,8 @@ impl Upstream {
                 again = match compared {
                     Ok(()) => {
                         trouble = Backoff::default();
-                        None
+                        // one that never stops to say that its list changed waits for itself, not for the house
+                        Some(Instant::now() + PAUSE)
                     }
                     Err(why) => {
                         self.failed(&why);
@@ -365,22 +368,34 @@ impl Upstream {
         }
     }
 
-    /// Watches a resource.
-    pub(super) async fn subscribe(self: &Arc<Self>, uri: &str) -> Result<Subscription, String> {
-        let connection = self.connection(self.config.timeout).await.map_err(|(why, _)| why)?;
+    /// Watches a resource, under the contract that the caller was judged by.
+    ///
+    /// # Errors
+    /// How it ended otherwise.
+    pub(super) async fn subscribe(self: &Arc<Self>, uri: &str, under: &Tool) -> Result<Subscription, Outcome> {
+        let not_sent = |why: String, wait: Duration| {
+            let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            Outcome::NotSent { why, retry_after_ms, busy: false }
+        };
+        let never = |why: String| not_sent(why, Duration::from_secs(60));
+        let connection = self.connection(self.config.timeout).await.map_err(|(why, wait)| not_sent(why, wait))?;
+        if !self.house.offered(under) {
+            return Err(never("its resources are not what their contract says any more".to_owned()));
+        }
         let declared = connection.peer.capabilities.get("resources").and_then(|declared| declared.get("subscribe"));
         if declared.and_then(Value::as_bool) != Some(true) {
-            return Err("it does not report changes of single resources".to_owned());
+            return Err(never("it does not report changes of single resources".to_owned()));
         }
         let new = {
             let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             if watched.wanted.len() >= WATCHED {
-                return Err(format!("{WATCHED} of its resources are watched already"));
+                return Err(never(format!("{WATCHED} of its resources are watched already")));
             }
             !watched.active.contains(uri)
         };
         if new && !connection.peer.modern {
-            connection.watch(uri, true).await?;
+            let watched = connection.watch(uri, true).await;
+            watched.map_err(|detail| Outcome::Unknown { why: "bad_answer", detail })?;
             self.active(uri.to_owned(), true);
         }
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner).wanted.entry(uri.to_owned()).or_default() += 1;

@@ -1,7 +1,8 @@
 //! Upstreams: the tool servers behind the wall.
 //!
-//! [`Upstreams::forward`] takes a [`Recorded`] and nothing else: there is no other way to have a tool
-//! server do something. Lists and subscriptions, which do nothing, go through a closed enum of their own.
+//! [`Upstreams::forward`] and [`Upstreams::subscribe`] take a [`Recorded`] and nothing else: there is no other
+//! way to have a tool server do something, or to tell it something of a caller's. Lists, which do nothing and
+//! hold nothing that a caller said, go through a closed enum of their own.
 //!
 //! A call goes down through `queue` (places and a bounded wait), `breaker` and `deliver` (a connection
 //! whose tools were compared) to `peer` (one connection, of either protocol generation), which builds its
@@ -40,8 +41,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::{sync::broadcast, task::JoinSet, time::timeout};
+use tokio::{
+    sync::broadcast,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use breaker::{Breaker, BreakerLayer};
@@ -53,7 +59,7 @@ use crate::{
     config::UpstreamConfig,
     contract::{Advertised, Tool, UpstreamName},
     grant::Asked,
-    json::Value,
+    json::{Object, Value},
     ledger::Recorded,
     observe::Metrics,
 };
@@ -222,12 +228,26 @@ impl Upstreams {
         self.upstream(upstream)?.list(listing).await
     }
 
-    /// Has an upstream report changes of one resource, until the guard is dropped.
-    ///
-    /// # Errors
-    /// Why it cannot, for an operator.
-    pub async fn subscribe(&self, upstream: &UpstreamName, uri: &str) -> Result<Subscription, String> {
-        self.upstream(upstream)?.subscribe(uri).await
+    /// Has an upstream report changes of the resource that a recorded subscription names, until the guard is
+    /// dropped. Without a guard it does not, and the outcome says why.
+    pub async fn subscribe(&self, call: Recorded) -> (Forwarded, Option<Subscription>) {
+        let began = Instant::now();
+        let asked = {
+            let call = call.call().call();
+            let uri = call.arguments().tree().get("uri").and_then(Value::as_str).unwrap_or_default();
+            match self.upstream(&call.tool().upstream) {
+                Ok(upstream) => upstream.subscribe(uri, call.tool()).await,
+                Err(why) => Err(Outcome::NotSent { why, retry_after_ms: 60_000, busy: false }),
+            }
+        };
+        let (outcome, subscription) = match asked {
+            Ok(subscription) => {
+                let (tree, text) = (Object::new().into(), Bytes::from_static(b"{}"));
+                (Outcome::Result { tree, text }, Some(subscription))
+            }
+            Err(outcome) => (outcome, None),
+        };
+        (Forwarded::new(call, outcome, began.elapsed()), subscription)
     }
 
     /// Whether the upstream declared a capability (`resources`, `prompts`, `completions`, …) when last connected.

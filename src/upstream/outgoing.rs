@@ -297,7 +297,7 @@ pub(super) fn headers<C: Sendable>(call: &C) -> Vec<(HeaderName, HeaderValue)> {
     let text = |name: &str| call.arguments().tree().get(name).and_then(Value::as_str).map(str::to_owned);
     let name = match call.operation() {
         Operation::CallTool => Some(call.tool().wire_name.clone()),
-        Operation::ReadResource => text("uri"),
+        Operation::ReadResource | Operation::Subscribe => text("uri"),
         Operation::GetPrompt => text("name"),
         Operation::Complete => None,
     };

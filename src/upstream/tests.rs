@@ -273,7 +273,7 @@ async fn changes_are_told_and_tools_compared_before_the_next_call() {
     text(&bench.echo("{}").await);
     assert!(bench.house.comparisons.load(Ordering::SeqCst) >= 2);
     assert_eq!(bench.changes.recv().await.unwrap().1, Change::Prompts);
-    let _subscription = bench.upstream.subscribe("file:///a").await.unwrap();
+    let _subscription = bench.upstream.subscribe("file:///a", &tool("up", "echo")).await.unwrap();
     loop {
         if bench.changes.recv().await.unwrap().1 == (Change::Resource { uri: "file:///a".to_owned() }) {
             break;

@@ -99,6 +99,12 @@ async fn every_event_is_an_entry_of_its_kind_and_canonical() {
         Event::ToolQuarantined { upstream: upstream.clone(), tool: tool.clone(), why: "changed".to_owned() },
         Event::ToolAccepted { upstream, tool, contract: digest },
         Event::PolicyLoaded { set: digest, policies: 3 },
+        Event::MessageRefused {
+            agent: "clerk".to_owned(),
+            credential: "jti".to_owned(),
+            reason: "parse_error".to_owned(),
+            method: None,
+        },
         Event::ServerStarted { version: "1".to_owned() },
         Event::ServerStopped { why: "asked".to_owned() },
     ];
