@@ -190,7 +190,9 @@ impl Authenticated {
             tool,
         };
         let Some(tool) = catalog.select(operation, &name, &arguments) else {
-            return Err(Box::new((Refused::UnknownTool, caller(&name, None))));
+            let changed = catalog.changed(operation, &name);
+            let refused = if changed.is_some() { Refused::ToolQuarantined } else { Refused::UnknownTool };
+            return Err(Box::new((refused, caller(&name, changed))));
         };
         if !known(&principal, &tool) {
             return Err(Box::new((Refused::UnknownTool, caller(&name, Some(tool)))));

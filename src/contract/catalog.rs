@@ -57,6 +57,8 @@ pub struct Catalog {
     /// Built-in contracts by the upstream's name.
     builtin: BTreeMap<String, Vec<Arc<Tool>>>,
     quarantined: Vec<Quarantined>,
+    /// Tools whose definition changed, as their contracts have them: whoever may call one is told so.
+    changed: HashMap<String, Arc<Tool>>,
 }
 
 impl Catalog {
@@ -102,7 +104,14 @@ impl Catalog {
                     next.by_name.insert(tool.name.clone(), Arc::clone(&tool));
                     next.tools.push(tool);
                 }
-                Err(quarantined) => next.quarantined.push(quarantined),
+                Err(quarantined) => {
+                    if let (Quarantine::Changed { .. }, Ok(contract)) = (&quarantined.why, contract)
+                        && let Ok(tool) = self.compiled(contract)
+                    {
+                        next.changed.insert(tool.name.clone(), tool);
+                    }
+                    next.quarantined.push(quarantined);
+                }
             }
         }
         for (upstream, listed) in &now {
@@ -158,14 +167,25 @@ impl Catalog {
                 }
             }
         }
-        let digest = contract.canonical_digest().map_err(|error| {
-            out(Quarantine::Schema(format!("the number at `{}` has no canonical form", error.pointer)))
-        })?;
-        let old = super::tool::agent_name(&contract.upstream, name).ok().and_then(|name| self.by_name.get(&name));
+        self.compiled(contract).map_err(|why| out(Quarantine::Schema(why)))
+    }
+
+    /// The contract's tool; taken over when it is compiled already and has not changed.
+    fn compiled(&self, contract: &Contract) -> Result<Arc<Tool>, String> {
+        let digest = contract
+            .canonical_digest()
+            .map_err(|error| format!("the number at `{}` has no canonical form", error.pointer))?;
+        let name = super::tool::agent_name(&contract.upstream, contract.tool().unwrap_or_default()).ok();
+        let old = name.and_then(|name| self.by_name.get(&name).or_else(|| self.changed.get(&name)));
         if let Some(same) = old.filter(|tool| tool.digest == digest) {
             return Ok(Arc::clone(same));
         }
-        Tool::compile_as(contract, digest).map(Arc::new).map_err(|why| out(Quarantine::Schema(why)))
+        Tool::compile_as(contract, digest).map(Arc::new)
+    }
+
+    /// The contract of a tool that is not offered because its definition changed.
+    pub fn changed(&self, operation: Operation, name: &str) -> Option<Arc<Tool>> {
+        if operation == Operation::CallTool { self.changed.get(name).cloned() } else { None }
     }
 
     /// The tool that an agent calls by `name` (`<upstream>__<tool>`; for the other operations the upstream's

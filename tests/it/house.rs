@@ -85,8 +85,13 @@ impl House {
 
     /// Starts the server, without waiting. What it logs goes to `server.log`.
     pub(crate) fn spawn(&mut self) {
+        let command = self.command(&["serve"]);
+        self.spawn_as(command);
+    }
+
+    /// Starts the server as that command does.
+    pub(crate) fn spawn_as(&mut self, mut command: Command) {
         let log = std::fs::File::options().create(true).append(true).open(self.path().join("server.log")).unwrap();
-        let mut command = self.command(&["serve"]);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.server = Some(command.spawn().unwrap());
     }
@@ -195,11 +200,22 @@ impl House {
         }
     }
 
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let server = self.server.as_ref().expect("the server runs");
+        let pid = rustix::process::Pid::from_child(server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
     /// SIGTERM, and waits for the end; the exit code, `None` if it had to be killed.
     pub(crate) fn stop(&mut self) -> Option<i32> {
+        self.terminate();
+        self.ended()
+    }
+
+    /// Waits for the end of a server that was told to; the exit code, `None` if it had to be killed.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         let mut server = self.server.take()?;
-        let pid = rustix::process::Pid::from_child(&server);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
             if let Some(status) = server.try_wait().unwrap() {

@@ -20,5 +20,6 @@ mod ledger_crash;
 #[cfg(target_os = "linux")]
 mod power;
 mod recorder;
+mod road;
 mod tidy;
 mod wire;

@@ -18,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// One HTTP request that reached the upstream.
 #[derive(Clone, Debug)]
@@ -51,6 +51,17 @@ impl Seen {
 struct State {
     seen: Vec<Seen>,
     tools: Vec<Value>,
+    abandoned: usize,
+    gate: watch::Sender<bool>,
+}
+
+/// Counts a call whose connection closed before it was answered.
+struct Waiting<'s>(&'s Mutex<State>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().abandoned += 1;
+    }
 }
 
 /// The running upstream. It stops when this is dropped.
@@ -63,7 +74,7 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// Starts one that offers `tools`.
     pub(crate) fn start(tools: Vec<Value>) -> Self {
-        let state = Arc::new(Mutex::new(State { seen: Vec::new(), tools }));
+        let state = Arc::new(Mutex::new(State { tools, ..State::default() }));
         let (stop, stopped) = oneshot::channel::<()>();
         let (told, at) = std::sync::mpsc::channel();
         let shared = Arc::clone(&state);
@@ -99,6 +110,16 @@ impl Recorder {
     /// The `tools/call` requests among them.
     pub(crate) fn calls(&self) -> Vec<Seen> {
         self.seen().into_iter().filter(|seen| seen.method() == "tools/call").collect()
+    }
+
+    /// How many calls of `gate` and `never_answers` were closed before they were answered.
+    pub(crate) fn abandoned(&self) -> usize {
+        self.state.lock().unwrap().abandoned
+    }
+
+    /// Has every call of `gate` answered, those under way and those to come.
+    pub(crate) fn open_gate(&self) {
+        self.state.lock().unwrap().gate.send_replace(true);
     }
 
     /// Replaces what it offers from now on.
@@ -150,6 +171,7 @@ pub(crate) fn tools() -> Vec<Value> {
             &[],
         ),
         tool("secret", json!({}), &[]),
+        tool("gate", json!({}), &[]),
         json!({
             "name": "write",
             "description": "has effects, as far as anybody knows",
@@ -299,7 +321,7 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
             let tools = state.lock().unwrap().tools.clone();
             result(json!({"resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": tools}))
         }
-        "tools/call" => return Ok(called(&message, &seen).await),
+        "tools/call" => return Ok(called(&message, &seen, &state).await),
         "ping" => result(json!({})),
         _ => respond_json(
             404,
@@ -309,7 +331,7 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     Ok(reply)
 }
 
-async fn called(message: &Value, seen: &Seen) -> Response<Reply> {
+async fn called(message: &Value, seen: &Seen, state: &Mutex<State>) -> Response<Reply> {
     let id = &message["id"];
     let text = |text: &str| json!({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", "content": [{"type": "text", "text": text}]}});
     match message["params"]["name"].as_str().unwrap_or_default() {
@@ -327,7 +349,17 @@ async fn called(message: &Value, seen: &Seen) -> Response<Reply> {
             let beat = tokio::time::interval(Duration::from_secs(1));
             respond(200, "text/event-stream", Reply::Trickle(Some(Bytes::from_static(b": hello\n\n")), beat))
         }
-        "never_answers" => std::future::pending().await,
+        "never_answers" => {
+            let _waiting = Waiting(state);
+            std::future::pending().await
+        }
+        "gate" => {
+            let waiting = Waiting(state);
+            let mut gate = state.lock().unwrap().gate.subscribe();
+            let _open = gate.wait_for(|open| *open).await;
+            std::mem::forget(waiting);
+            json_reply(&text("through"))
+        }
         "dies" => respond(200, "application/json", Reply::Broken(Some(Bytes::from_static(b"{\"jsonrpc\":")))),
         "redirects" => {
             let mut redirect = respond(307, "text/plain", Reply::Whole(None));

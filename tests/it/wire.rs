@@ -153,8 +153,9 @@ impl Answer {
     /// The reason code of a refusal.
     pub(crate) fn reason(&self) -> Option<String> {
         let response = self.response();
-        let meta = response.pointer("/result/_meta").or_else(|| response.pointer("/error/data"))?;
-        meta.get("countersign/decision")?.get("reason")?.as_str().map(str::to_owned)
+        let decision =
+            response.pointer("/result/_meta/countersign~1decision").or_else(|| response.pointer("/error/data"))?;
+        decision.get("reason")?.as_str().map(str::to_owned)
     }
 
     /// A tool result that is no error.
@@ -163,6 +164,107 @@ impl Answer {
         self.status == 200
             && response.get("result").is_some()
             && response.pointer("/result/isError") != Some(&Value::Bool(true))
+    }
+}
+
+/// An event stream that stays open.
+pub(crate) struct Events {
+    stream: TcpStream,
+    seen: Vec<u8>,
+    given: usize,
+}
+
+impl Events {
+    /// Sends the request and waits for the head of its answer.
+    pub(crate) fn open(to: SocketAddr, request: &Request, token: &str) -> Self {
+        let mut stream = connect(to);
+        stream.write_all(&request.bytes(to, Some(token))).unwrap();
+        let mut events = Self { stream, seen: Vec::new(), given: 0 };
+        while events.messages().is_none() {
+            assert!(events.read(), "no event stream: {}", String::from_utf8_lossy(&events.seen));
+        }
+        events
+    }
+
+    /// The next message of that method; others are passed over. Fails after [`PATIENCE`] of silence.
+    pub(crate) fn next(&mut self, method: &str) -> Value {
+        loop {
+            let messages = self.messages().unwrap_or_default();
+            while let Some(message) = messages.get(self.given) {
+                self.given += 1;
+                if message["method"] == method {
+                    return message.clone();
+                }
+            }
+            assert!(self.read(), "no `{method}` came: {}", String::from_utf8_lossy(&self.seen));
+        }
+    }
+
+    /// What came so far; `None` before the head.
+    fn messages(&self) -> Option<Vec<Value>> {
+        let head_end = self.seen.windows(4).position(|four| four == b"\r\n\r\n")?;
+        let head = String::from_utf8_lossy(&self.seen[..head_end]).to_ascii_lowercase();
+        if !(head.starts_with("http/1.1 200") && head.contains("text/event-stream")) {
+            return None;
+        }
+        let (body, _) = dechunked(&self.seen[head_end + 4..]);
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
+        let data = whole.lines().filter_map(|line| line.strip_prefix("data:"));
+        Some(data.filter_map(|data| serde_json::from_str(data.trim()).ok()).collect())
+    }
+
+    fn read(&mut self) -> bool {
+        let mut chunk = [0; 4_096];
+        match self.stream.read(&mut chunk) {
+            Ok(0) | Err(_) => false,
+            Ok(read) => {
+                self.seen.extend_from_slice(&chunk[..read]);
+                true
+            }
+        }
+    }
+}
+
+/// A session of a client that speaks 2025-11-25.
+pub(crate) struct Legacy {
+    to: SocketAddr,
+    token: String,
+    session: String,
+}
+
+impl Legacy {
+    pub(crate) fn open(to: SocketAddr, token: &str) -> Self {
+        let initialize = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
+        let answer = Request::post(initialize).send(to, Some(token));
+        let session = answer.header("mcp-session-id").unwrap_or_else(|| panic!("no session: {answer:?}")).to_owned();
+        let legacy = Self { to, token: token.to_owned(), session };
+        let told = legacy.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        assert_eq!(told.send(to, Some(token)).status, 202);
+        legacy
+    }
+
+    /// A POST in the session.
+    pub(crate) fn post(&self, body: &str) -> Request {
+        Request::post(body).with("Mcp-Session-Id", &self.session).with("MCP-Protocol-Version", "2025-11-25")
+    }
+
+    /// A `tools/call` in the session.
+    pub(crate) fn request(&self, id: u32, tool: &str, arguments: &str) -> Request {
+        self.post(&format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{arguments}}}}}"#
+        ))
+    }
+
+    pub(crate) fn call(&self, id: u32, tool: &str, arguments: &str) -> Answer {
+        self.request(id, tool, arguments).send(self.to, Some(&self.token))
+    }
+
+    /// The session's own stream.
+    pub(crate) fn stream(&self) -> Events {
+        let mut request = self.post("").without("Content-Type").with("Accept", "text/event-stream");
+        request.line = "GET /mcp HTTP/1.1".to_owned();
+        Events::open(self.to, &request, &self.token)
     }
 }
 
