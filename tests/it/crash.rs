@@ -97,7 +97,8 @@ fn a_kill_at_any_moment_loses_no_intent_and_breaks_no_proof() {
         let arguments = call.arguments();
         assert!(payloads.contains_key(arguments), "the upstream saw {arguments} without an intent");
     }
-    let outcome = |entry: &&Value| entry.pointer("/entry/outcome").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let outcome =
+        |entry: &&Value| entry.pointer("/entry/outcome").and_then(Value::as_str).unwrap_or_default().to_owned();
     let outcomes: BTreeMap<String, String> = settled.iter().map(|entry| (call_of(entry), outcome(entry))).collect();
     assert_eq!(named, outcomes.keys().cloned().collect(), "every intent has one outcome");
     assert_eq!(settled.len(), outcomes.len(), "two outcomes for one call");
