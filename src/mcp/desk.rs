@@ -555,12 +555,14 @@ impl<R: Road> Desk<R> {
             .with("_meta", Object::new().with("io.modelcontextprotocol/serverInfo", render::server_info()))
     }
 
-    /// Our capabilities: what some upstream that the principal reaches has.
+    /// Our capabilities: what some upstream that the principal reaches has, or may have for all that is known so far.
+    /// A client asks once, and at a start it asks before the upstreams are there.
     fn capabilities(&self, principal: &Principal) -> Object {
         let changes = || Object::new().with("listChanged", true);
         let some = |operation, capability: &str| {
             let reached = self.road.reachable(principal, operation);
-            reached.iter().any(|upstream| self.road.capability(upstream, capability).is_some())
+            let has = |upstream| !self.road.was_met(upstream) || self.road.capability(upstream, capability).is_some();
+            reached.iter().any(has)
         };
         let mut own = Object::new().with("tools", changes());
         if some(Operation::ReadResource, "resources") {

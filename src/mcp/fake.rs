@@ -180,6 +180,10 @@ impl Road for Arc<Fake> {
         matches!(capability, "resources" | "prompts").then(|| Object::new().into())
     }
 
+    fn was_met(&self, _upstream: &UpstreamName) -> bool {
+        true
+    }
+
     async fn follow(&self, received: Received, _who: Identified) -> (Reply, Option<Following>) {
         let (call, operation, name, arguments, ..) = received.into_parts();
         assert_eq!(operation, Operation::Subscribe);

@@ -114,6 +114,9 @@ pub trait Road: Send + Sync + 'static {
     /// What an upstream declared under that capability.
     fn capability(&self, upstream: &UpstreamName, capability: &str) -> Option<Value>;
 
+    /// Whether an upstream was connected yet: before that nothing is known of its capabilities.
+    fn was_met(&self, upstream: &UpstreamName) -> bool;
+
     /// Takes a subscription to a resource along the road. Until what this gives beside the reply is dropped, the
     /// upstream reports changes.
     fn follow(&self, received: Received, who: Identified) -> impl Future<Output = (Reply, Option<Following>)> + Send;
@@ -188,6 +191,10 @@ impl Road for Arc<Pipeline> {
 
     fn capability(&self, upstream: &UpstreamName, capability: &str) -> Option<Value> {
         self.upstreams.capability(upstream, capability)
+    }
+
+    fn was_met(&self, upstream: &UpstreamName) -> bool {
+        self.upstreams.was_met(upstream)
     }
 
     async fn follow(&self, received: Received, who: Identified) -> (Reply, Option<Following>) {

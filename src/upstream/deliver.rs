@@ -486,6 +486,10 @@ impl Upstream {
         self.known(|known| known.capabilities.get(capability).cloned())
     }
 
+    pub(super) fn was_met(&self) -> bool {
+        self.known(|known| known.protocol.is_some())
+    }
+
     pub(super) fn status(&self) -> Status {
         let state = match &*self.phase.borrow() {
             Phase::Idle => "idle",

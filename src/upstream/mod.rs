@@ -255,6 +255,11 @@ impl Upstreams {
         self.upstream(upstream).ok()?.capability(capability)
     }
 
+    /// Whether the upstream was connected yet: before that nothing is known of its capabilities.
+    pub fn was_met(&self, upstream: &UpstreamName) -> bool {
+        self.upstream(upstream).is_ok_and(|upstream| upstream.was_met())
+    }
+
     /// Changes of all upstreams, from now on.
     pub fn changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {
         self.changes.subscribe()
