@@ -85,15 +85,25 @@ impl House {
 
     /// Starts the server, without waiting. What it logs goes to `server.log`.
     pub(crate) fn spawn(&mut self) {
+        self.spawn_with(&[]);
+    }
+
+    fn spawn_with(&mut self, environment: &[(&str, &str)]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path().join("server.log")).unwrap();
         let mut command = self.command(&["serve"]);
-        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.envs(environment.iter().copied()).stdout(log.try_clone().unwrap()).stderr(log);
         self.server = Some(command.spawn().unwrap());
     }
 
     /// Starts the server and waits until it is ready.
     pub(crate) fn serve(&mut self) {
         self.spawn();
+        self.wait_until_ready(Duration::from_secs(60));
+    }
+
+    /// [`House::serve`], with variables in the server's environment.
+    pub(crate) fn serve_with(&mut self, environment: &[(&str, &str)]) {
+        self.spawn_with(environment);
         self.wait_until_ready(Duration::from_secs(60));
     }
 

@@ -15,10 +15,12 @@ mod clients_rmcp;
 mod crash;
 #[cfg(target_os = "linux")]
 mod disk;
+mod door_fuzz;
 mod house;
 mod ledger_crash;
 #[cfg(target_os = "linux")]
 mod power;
 mod recorder;
+mod secrets;
 mod tidy;
 mod wire;
