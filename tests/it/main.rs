@@ -21,6 +21,7 @@ mod ledger_crash;
 #[cfg(target_os = "linux")]
 mod power;
 mod recorder;
+mod second_door;
 mod secrets;
 mod tidy;
 mod wire;
