@@ -881,6 +881,27 @@ mod shipped {
     }
 
     #[test]
+    fn grants_decide_on_no_contract_but_the_one_they_were_typed_against() {
+        let before = catalog(&[]);
+        let set = Grants::compile(&[example("billing").0], &before).unwrap();
+        let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
+        let mut contracts = file::read_all(&schemas).unwrap();
+        for contract in contracts.iter_mut().flatten().filter(|contract| contract.tool() == Some("refund")) {
+            contract.impact.insert(crate::contract::Impact::Destructive);
+        }
+        let after = Catalog::new(&contracts, &BTreeMap::from([(upstream("bank"), None)]));
+        let args = json!({"account": "alice", "amount": 1});
+        for (catalog, code) in [(&before, None), (&after, Some("unavailable"))] {
+            let call = received(Operation::CallTool, "bank__refund", &args, catalog, agent("billing-bot"));
+            let denied = match set.decide(call, &Sessions::default()) {
+                Decision::Deny(denied) => Some(denied.0.code()),
+                _ => None,
+            };
+            assert_eq!(denied, code);
+        }
+    }
+
+    #[test]
     fn a_completion_is_granted_like_what_it_completes() {
         let catalog = catalog(&[]);
         let source = |text: &str| Source { file: PathBuf::from("p.cedar"), text: text.to_owned() };

@@ -8,8 +8,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::lines::{Lines, NoLine, visible};
-use crate::contract::UpstreamName;
+use super::{
+    house::House,
+    lines::{Lines, NoLine},
+};
 
 /// How long a child has after its input was closed, and again after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);
@@ -95,24 +97,24 @@ fn inherited(ours: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<
 }
 
 /// Passes what a child writes to its standard error to the log, a line an event, at most 200 a second.
-pub(super) async fn log_stderr(name: UpstreamName, stderr: ChildStderr) {
+pub(super) async fn log_stderr(house: &House, stderr: ChildStderr) {
     let mut lines = Lines::new(stderr, 4096);
     let (mut second, mut count) = (Instant::now(), 0_u32);
     loop {
         let line = match lines.next().await {
-            Ok(line) => visible(&line, 4096),
+            Ok(line) => house.visible(&line, 4096),
             Err(NoLine::TooLong) => "(a line longer than 4096 bytes)".to_owned(),
             Err(NoLine::Ended) => return,
         };
         if second.elapsed() >= Duration::from_secs(1) {
             if count > 200 {
-                tracing::info!(target: "countersign::upstream::stderr", upstream = %name, "{} lines left out", count - 200);
+                tracing::info!(target: "countersign::upstream::stderr", upstream = %house.name, "{} lines left out", count - 200);
             }
             (second, count) = (Instant::now(), 0);
         }
         count = count.saturating_add(1);
         if count <= 200 {
-            tracing::info!(target: "countersign::upstream::stderr", upstream = %name, "{line}");
+            tracing::info!(target: "countersign::upstream::stderr", upstream = %house.name, "{line}");
         }
     }
 }

@@ -135,9 +135,10 @@ impl Upstream {
             }
             Transport::Stdio { .. } => None,
         };
+        let house = Arc::new(House::new(name, changes).keeping(&config.transport));
         Arc::new(Self {
             config,
-            house: Arc::new(House::new(name, changes)),
+            house,
             circuit: Arc::default(),
             endpoint,
             phase: watch::Sender::new(Phase::Idle),

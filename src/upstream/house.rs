@@ -14,9 +14,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Change, Host, Listing};
+use super::{Change, Host, Listing, lines::visible};
 use crate::{
     call::{FromClient, Link, Notice, Principal},
+    config::Transport,
     contract::{Advertised, Tool, UpstreamName},
     grant::Asked,
     json::{Object, Value},
@@ -33,6 +34,8 @@ pub(super) struct House {
     /// Wakes the one who keeps the connection.
     pub(super) wake: Notify,
     lists: Mutex<BTreeMap<Listing, Cached>>,
+    /// What the configuration gives the upstream and nobody else may read.
+    secrets: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -99,7 +102,25 @@ impl House {
             compared: AtomicU64::new(0),
             wake: Notify::new(),
             lists: Mutex::default(),
+            secrets: Vec::new(),
         }
+    }
+
+    /// The same house, which knows what to keep out of logs: see [`House::visible`].
+    pub(super) fn keeping(self, transport: &Transport) -> Self {
+        Self { secrets: secrets(transport), ..self }
+    }
+
+    /// A text of the upstream's for a log line, or for an operator: at most `most` characters, nothing hidden in
+    /// it, and without the secrets that the upstream was given, which some tell when they fail.
+    pub(super) fn visible(&self, text: &[u8], most: usize) -> String {
+        let mut text = String::from_utf8_lossy(text);
+        for secret in &self.secrets {
+            if text.contains(secret.as_str()) {
+                text = text.replace(secret.as_str(), "<secret>").into();
+            }
+        }
+        visible(text.as_bytes(), most)
     }
 
     /// Says who decides; the first one stays.
@@ -265,7 +286,52 @@ pub(super) async fn ask(link: Link, method: String, params: Value) -> Result<Val
     }
 }
 
+/// The shortest value that is taken for a secret: shorter ones are words such as `warn`.
+const SECRET: usize = 8;
+
+/// The values of an upstream's configuration that may be secrets, longest first.
+fn secrets(transport: &Transport) -> Vec<String> {
+    let mut secrets: Vec<&str> = match transport {
+        Transport::Stdio { env, .. } => env.values().map(String::as_str).collect(),
+        Transport::Http { url, headers } => {
+            let query = url.split_once('?').map(|(_, query)| query).unwrap_or_default();
+            let values = query.split('&').filter_map(|pair| pair.split_once('=')).map(|(_, value)| value);
+            // `Bearer …`: the word before it is none
+            let headers = headers.values().flat_map(|value| value.split(' '));
+            headers.chain(values).chain([query]).collect()
+        }
+    };
+    secrets.retain(|secret| secret.len() >= SECRET);
+    secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets.dedup();
+    secrets.into_iter().map(str::to_owned).collect()
+}
+
 /// A JSON-RPC error object.
 pub(super) fn refusal(code: i64, message: &str) -> Value {
     Object::new().with("code", code).with("message", message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_upstream_was_given_is_in_no_log_line() {
+        let house = |transport: &Transport| {
+            let name = UpstreamName::new("up").unwrap_or_else(|| unreachable!("a good name"));
+            House::new(name, broadcast::channel(1).0).keeping(transport)
+        };
+        let env =
+            BTreeMap::from([("KEY".to_owned(), "hunter2hunter2".to_owned()), ("L".to_owned(), "warn".to_owned())]);
+        let child = house(&Transport::Stdio { command: vec!["x".to_owned()], env, cwd: None });
+        assert_eq!(child.visible(b"warn: `hunter2hunter2` is bad\n", 100), "warn: `<secret>` is bad<U+000A>");
+        let headers = BTreeMap::from([("authorization".to_owned(), "Bearer abcdefgh".to_owned())]);
+        let http = house(&Transport::Http { url: "http://x/mcp?key=12345678&n=1".to_owned(), headers });
+        assert_eq!(
+            http.visible(b"no abcdefgh, no key=12345678&n=1, no 12345678", 100),
+            "no <secret>, no <secret>, no <secret>"
+        );
+        assert_eq!(http.visible("é".repeat(50).as_bytes(), 3), "ééé");
+    }
 }

@@ -86,11 +86,11 @@ enum No {
 }
 
 impl No {
-    fn sentence(self, method: &str) -> String {
+    fn sentence(self, method: &str, house: &House) -> String {
         match self {
             Self::Error(error) => {
                 let text = error.get("message").and_then(Value::as_str).unwrap_or_default();
-                format!("`{method}` was answered with an error: `{}`", super::lines::visible(text.as_bytes(), 200))
+                format!("`{method}` was answered with an error: `{}`", house.visible(text.as_bytes(), 200))
             }
             Self::Failed(why) => format!("`{method}` failed: {why}"),
         }
@@ -206,10 +206,10 @@ impl Connection {
     }
 
     async fn initialize(&self) -> Result<Peer, String> {
-        let answer = self.ask(Ask::Initialize, HANDSHAKE).await.map_err(|no| no.sentence("initialize"))?;
+        let answer = self.ask(Ask::Initialize, HANDSHAKE).await.map_err(|no| no.sentence("initialize", &self.house))?;
         let version = answer.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
         if !LEGACIES.contains(&version) {
-            let version = super::lines::visible(version.as_bytes(), 32);
+            let version = self.house.visible(version.as_bytes(), 32);
             return Err(format!("it speaks protocol revision `{version}`, which is not understood"));
         }
         let capabilities = answer.get("capabilities").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -385,7 +385,7 @@ impl Connection {
                 Err(No::Error(error)) if !declared && error.get("code") == Some(&Value::from(-32601)) => {
                     return Ok((items, None));
                 }
-                Err(no) => return Err(no.sentence(method)),
+                Err(no) => return Err(no.sentence(method, &self.house)),
             }) else {
                 return Err(format!("`{method}` was answered with no object"));
             };
@@ -425,7 +425,7 @@ impl Connection {
     pub(super) async fn watch(&self, uri: &str, on: bool) -> Result<(), String> {
         let ask = if on { Ask::Subscribe(uri.to_owned()) } else { Ask::Unsubscribe(uri.to_owned()) };
         let method = ask.method();
-        self.ask(ask, self.patience).await.map(drop).map_err(|no| no.sentence(method))
+        self.ask(ask, self.patience).await.map(drop).map_err(|no| no.sentence(method, &self.house))
     }
 
     /// Listens for changes until the stream ends. Returns whether listening again makes sense.

@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     child::{Process, log_stderr},
     house::{About, Heard, House, Sent, Side, ask, log, refusal},
-    lines::{Lines, NoLine, visible},
+    lines::{Lines, NoLine},
     message::{Answer, ENVELOPE, Message, read},
     outgoing::reply,
 };
@@ -113,12 +113,12 @@ impl Stdio {
     ) -> Result<Self, String> {
         let (mut process, (stdin, stdout, stderr)) = Process::spawn(command, env, cwd)?;
         let (connection, wire) = Self::prepare(house, most, patience);
-        let name = house.name.clone();
+        let house = Arc::clone(house);
         let task = tokio::spawn(async move {
             let Wire { mut inbox, mut reader, pending, ended, mut stopped } = wire;
             let gone = {
                 let talk = talk(&mut inbox, &mut reader, stdin, stdout);
-                let stderr = log_stderr(name.clone(), stderr);
+                let stderr = log_stderr(&house, stderr);
                 tokio::pin!(talk, stderr);
                 let exit = async {
                     let status = process.exited().await;
@@ -140,7 +140,7 @@ impl Stdio {
                     }
                 }
             };
-            tracing::info!(upstream = %name, why = gone.why, "connection to the child process ended: {}", gone.detail);
+            tracing::info!(upstream = %house.name, why = gone.why, "connection to the child process ended: {}", gone.detail);
             drop(inbox);
             pending.end(&gone);
             ended.send_replace(Some(gone));
@@ -324,7 +324,7 @@ impl Reader {
                 Err(line) => {
                     garbage += 1;
                     // what looks like a piece of a message may hold what a tool was told
-                    let text = if line.contains(&b'{') { String::new() } else { visible(&line, 80) };
+                    let text = if line.contains(&b'{') { String::new() } else { self.house.visible(&line, 80) };
                     tracing::warn!(upstream = %self.house.name, bytes = line.len(), "a line of output is no message: `{text}`");
                     if garbage >= GARBAGE {
                         let detail = format!("the process wrote {GARBAGE} lines that are no messages");

@@ -85,7 +85,12 @@ impl House {
 
     /// Starts the server, without waiting. What it logs goes to `server.log`.
     pub(crate) fn spawn(&mut self) {
-        let command = self.command(&["serve"]);
+        self.spawn_with(&[]);
+    }
+
+    fn spawn_with(&mut self, environment: &[(&str, &str)]) {
+        let mut command = self.command(&["serve"]);
+        command.envs(environment.iter().copied());
         self.spawn_as(command);
     }
 
@@ -99,6 +104,12 @@ impl House {
     /// Starts the server and waits until it is ready.
     pub(crate) fn serve(&mut self) {
         self.spawn();
+        self.wait_until_ready(Duration::from_secs(60));
+    }
+
+    /// [`House::serve`], with variables in the server's environment.
+    pub(crate) fn serve_with(&mut self, environment: &[(&str, &str)]) {
+        self.spawn_with(environment);
         self.wait_until_ready(Duration::from_secs(60));
     }
 

@@ -15,11 +15,14 @@ mod clients_rmcp;
 mod crash;
 #[cfg(target_os = "linux")]
 mod disk;
+mod door_fuzz;
 mod house;
 mod ledger_crash;
 #[cfg(target_os = "linux")]
 mod power;
 mod recorder;
 mod road;
+mod second_door;
+mod secrets;
 mod tidy;
 mod wire;
