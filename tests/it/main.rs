@@ -16,6 +16,7 @@ mod crash;
 #[cfg(target_os = "linux")]
 mod disk;
 mod house;
+mod ledger_cli;
 mod ledger_crash;
 #[cfg(target_os = "linux")]
 mod power;
