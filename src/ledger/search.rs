@@ -47,7 +47,17 @@ impl Filter {
         let is = |name: &str, wanted: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| entry::member(text, name) == Some(entry::escaped(wanted).as_str()))
         };
-        is("agent", &self.agent) && is("tool", &self.tool)
+        is("agent", &self.agent) && (is("tool", &self.tool) || self.named(text))
+    }
+
+    /// Whether the tool that is wanted is named otherwise: by its upstream and its own name, or as a caller named it.
+    fn named(&self, text: &[u8]) -> bool {
+        let Some(wanted) = self.tool.as_deref().map(entry::escaped) else { return true };
+        let member = |name: &str| entry::member(text, name).unwrap_or_default();
+        if member("kind").starts_with("tool.") {
+            return wanted.split_once("__").is_some_and(|parts| parts == (member("upstream"), member("tool")));
+        }
+        member("kind") == "call.refused" && member("name") == wanted
     }
 
     /// The entry that says whose it is and for which tool, when that is another one.

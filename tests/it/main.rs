@@ -17,6 +17,7 @@ mod crash;
 mod disk;
 mod door_fuzz;
 mod house;
+mod ledger_cli;
 mod ledger_crash;
 #[cfg(target_os = "linux")]
 mod power;

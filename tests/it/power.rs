@@ -1,7 +1,7 @@
 //! The ledger under power cuts at any moment, its making and its start included: what was acknowledged is there,
 //! it verifies, and no checkpoint that anybody saw is contradicted.
 //!
-//! `COUNTERSIGN_POWER_CUTS` is how many cuts each test makes.
+//! `COUNTERSIGN_POWER_CUTS` is how many cuts each test makes, `COUNTERSIGN_POWER_SEED` what they are drawn from.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +34,11 @@ fn cuts() -> u64 {
     std::env::var("COUNTERSIGN_POWER_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(12)
 }
 
+fn dice(test: u64) -> Dice {
+    let seed = std::env::var("COUNTERSIGN_POWER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
+    Dice(seed << 8 | test)
+}
+
 /// A disk, or a line that says by name what is skipped and why.
 fn disk(test: &str, honesty: Honesty) -> Option<Disk> {
     match Disk::mount(honesty) {
@@ -46,10 +51,9 @@ fn disk(test: &str, honesty: Honesty) -> Option<Disk> {
 }
 
 /// Writes until the power goes after `operations` changes of the disk; adds what was acknowledged to `acknowledged`.
-fn write_until_cut(role: &str, disk: &Disk, acks: &Path, operations: u64, acknowledged: &mut String) {
-    let data = disk.path().join("data");
+fn write_until_cut(role: &str, disk: &Disk, data: &Path, acks: &Path, operations: u64, acknowledged: &mut String) {
     disk.cut_after(operations);
-    let mut child = start(role, &data, acks).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = start(role, data, acks).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     std::thread::scope(|scope| {
         let printed =
@@ -76,7 +80,7 @@ fn cut_again_and_again(disk: &Disk, loss: Loss, mut dice: Dice) {
     let (mut acknowledged, mut pins) = (String::new(), Vec::new());
     for turn in 0..cuts() {
         let operations = moment(turn, &mut dice);
-        write_until_cut("writer", disk, &acks, operations, &mut acknowledged);
+        write_until_cut("writer", disk, &data, &acks, operations, &mut acknowledged);
         // what could be read just before the cut may have been read by somebody, who now holds a checkpoint
         pins.extend(std::fs::read_to_string(data.join("tlog/checkpoint")).ok().filter(|note| !note.is_empty()));
         disk.restore(loss, &mut dice);
@@ -98,13 +102,33 @@ fn what_was_acknowledged_survives_a_cut_that_loses_everything_unsynced() {
     else {
         return;
     };
-    cut_again_and_again(&disk, Loss::All, Dice(11));
+    cut_again_and_again(&disk, Loss::All, dice(11));
 }
 
 #[test]
 fn what_was_acknowledged_survives_a_cut_that_tears() {
     let Some(disk) = disk("what_was_acknowledged_survives_a_cut_that_tears", Honesty::Honest) else { return };
-    cut_again_and_again(&disk, Loss::Torn, Dice(12));
+    cut_again_and_again(&disk, Loss::Torn, dice(12));
+}
+
+#[test]
+fn a_ledger_whose_making_was_cut_short_is_made_at_the_next_start() {
+    let Some(disk) = disk("a_ledger_whose_making_was_cut_short_is_made_at_the_next_start", Honesty::Honest) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (acks, mut dice) = (folder.path().join("acks"), dice(15));
+    for turn in 0..cuts() {
+        let (operations, loss) = (dice.below(50), if turn.is_multiple_of(2) { Loss::All } else { Loss::Torn });
+        let (data, mut acknowledged) = (disk.path().join(format!("data-{turn}")), String::new());
+        write_until_cut("writer", &disk, &data, &acks, operations, &mut acknowledged);
+        disk.restore(loss, &mut dice);
+        let at = format!("turn {turn}, cut after {operations} operations, {loss:?}");
+        let found = verify(&data, None, None);
+        assert_ne!(found.verdict, Verdict::Tampered, "{at}: as it was left: {found}");
+        let verified = start("verify", &data, &acks).output().unwrap();
+        assert!(verified.status.success(), "{at}: {verified:?}");
+    }
 }
 
 #[test]
@@ -123,9 +147,9 @@ fn a_writer_that_acknowledges_before_it_synced_is_caught() {
 fn caught(disk: &Disk, writer: &str, verifier: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (data, acks) = (disk.path().join("data"), folder.path().join("acks"));
-    let (mut dice, mut acknowledged) = (Dice(13), String::new());
+    let (mut dice, mut acknowledged) = (dice(13), String::new());
     for _ in 0..10 {
-        write_until_cut(writer, disk, &acks, 200 + dice.below(300), &mut acknowledged);
+        write_until_cut(writer, disk, &data, &acks, 200 + dice.below(300), &mut acknowledged);
         disk.restore(Loss::All, &mut dice);
         if start(verifier, &data, &acks).output().unwrap().status.code() == Some(3) {
             return;
@@ -148,7 +172,7 @@ fn no_call_reached_its_upstream_without_an_intent_that_survives() {
     std::fs::write(&file, config.replace("\"data\"", &format!("{data:?}"))).unwrap();
     house.register();
     let token = house.token("tester", &["--ttl", "1h"]);
-    let mut dice = Dice(14);
+    let mut dice = dice(14);
     let mut told = BTreeSet::new();
     for turn in 0..cuts().div_ceil(2) {
         let (loss, operations) = (
