@@ -15,6 +15,7 @@ mod clients_rmcp;
 mod crash;
 #[cfg(target_os = "linux")]
 mod disk;
+mod documents;
 mod door_fuzz;
 mod house;
 mod ledger_cli;
