@@ -472,8 +472,10 @@ impl<'a> Section<'a> {
 
     /// `auth = { kind = "bearer", token = "${TOKEN}" }`
     fn bearer(&mut self) -> Option<String> {
-        let place = self.place_of("auth")?;
+        let place = self.place_of("auth");
+        // asked for even where it is absent, so that whoever misspells it is told of it
         let mut auth = self.section("auth");
+        let place = place?;
         auth.place = Some(place);
         let kind = auth.string("kind");
         let token = auth.string("token");

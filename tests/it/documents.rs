@@ -209,7 +209,6 @@ fn known_keys() -> BTreeSet<String> {
                 "[upstreams.a]\nurl = \"https://x/\"\nauth = {{ kind = \"bearer\", token = \"t\", {odd} = 1 }}"
             );
             keys.extend(known(&auth).iter().map(|key| format!("upstreams.NAME.auth.{key}")));
-            keys.insert("upstreams.NAME.auth".to_owned());
         } else {
             keys.extend(known(&format!("[{section}]\n{odd} = 1")).iter().map(|key| format!("{section}.{key}")));
         }
