@@ -413,7 +413,9 @@ fn a_ledger_that_cannot_be_written_refuses_every_call() {
             answered += 1;
             assert!(answered < 10_000, "the disk is never full");
         };
-        assert_eq!(refused.reason().as_deref(), Some("unavailable"), "{refused:?}");
+        // either its intent could not be written, or it left and its outcome could not
+        let reason = refused.reason();
+        assert!(matches!(reason.as_deref(), Some("unavailable" | "ledger")), "{refused:?}");
         assert!(answered > 0, "the disk was full before it began");
         assert_eq!(refused.response().pointer("/result/isError"), Some(&Value::Bool(true)));
         assert!(
@@ -421,12 +423,8 @@ fn a_ledger_that_cannot_be_written_refuses_every_call() {
             "{refused:?}"
         );
         let reached = upstream.calls().len();
-        // a call whose outcome could not be written is the one that may have left beyond those answered
-        assert!(
-            (answered..=answered + 1).contains(&(reached - before)),
-            "{answered} answered, {} left",
-            reached - before
-        );
+        let left = usize::from(reason.as_deref() == Some("ledger"));
+        assert_eq!(reached - before, answered + left, "a call went upstream without its intent");
         for tool in ["up__write", "up__echo"] {
             for _ in 0..5 {
                 let answer = house.call(&token, tool, r#"{"text":"a"}"#);
