@@ -1148,3 +1148,68 @@ fn ids_under_way_are_not_reused() {
 fn utf16(text: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(text).encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
+
+/// Lines 36 and 37: where a place has to stay inside, the contract's own schema says which spellings there are.
+/// What a symbolic link or a name server makes of a good spelling is the tool server's affair.
+#[test]
+fn a_place_is_inside_in_one_spelling_only() {
+    let upstream = Recorder::usual();
+    let mut house = House::new(&http_upstream("up", &upstream.url(), ""), EVERYTHING);
+    house.register();
+    let file = house.path().join("schemas/up/write.json");
+    let mut contract: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let path = r"^/srv/project(/[A-Za-z0-9_-][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*)+$";
+    let address = r"^https://api\.example\.com(/[A-Za-z0-9_-]+)*$";
+    contract["arguments"] = json!({
+        "type": "object",
+        "properties": {"text": {"type": "string", "anyOf": [{"pattern": path}, {"pattern": address}]}},
+        "required": ["text"]
+    });
+    std::fs::write(&file, contract.to_string()).unwrap();
+    house.serve();
+    let token = house.token("tester", &[]);
+    let call = |text: &str| house.call(&token, "up__write", &json!({"text": text}).to_string());
+    for inside in
+        ["/srv/project/a", "/srv/project/a-b/c_d.tar.gz", "https://api.example.com", "https://api.example.com/v1"]
+    {
+        assert!(call(inside).is_success(), "{inside}");
+    }
+    let before = upstream.calls().len();
+    let mut wrong = Vec::new();
+    for outside in [
+        "/srv/project/../etc/passwd",
+        "/srv/project/a/../../etc",
+        "/srv/project/%2e%2e/etc",
+        "/srv/project/%252e%252e/etc",
+        "/srv/project//etc",
+        "/srv/project\\..\\etc",
+        "/srv/project/a\0.txt",
+        "/SRV/project/a",
+        "/srv/project/a.",
+        "/srv/project/a\n",
+        "file:///srv/project/a",
+        "/srv/project/\u{2024}\u{2024}/etc",
+        "/srv/project/\u{ff0e}\u{ff0e}/etc",
+        "/srv/projects/a",
+        "/srv/project",
+        "https://api.ex\u{430}mple.com/v1",
+        "https://api.example.com@attacker.test/",
+        "https://attacker.test/https://api.example.com",
+        "https://2130706433/",
+        "https://0x7f000001/",
+        "https://0177.0.0.1/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://api.example.com./v1",
+        "https://api.example.com#@attacker.test",
+        "https://api.example.com\\@attacker.test",
+        "https://api.example.com.attacker.test/",
+        "http://api.example.com/v1",
+        "HTTPS://api.example.com/v1",
+    ] {
+        if call(outside).reason().as_deref() != Some("arguments_invalid") {
+            wrong.push(outside);
+        }
+    }
+    assert!(wrong.is_empty(), "taken for inside: {wrong:?}");
+    assert_eq!(upstream.calls().len(), before);
+}
