@@ -190,7 +190,7 @@ impl Authenticated {
             tool,
         };
         let Some(tool) = catalog.select(operation, &name, &arguments) else {
-            let changed = catalog.changed(operation, &name);
+            let changed = catalog.changed(operation, &name).filter(|tool| known(&principal, tool));
             let refused = if changed.is_some() { Refused::ToolQuarantined } else { Refused::UnknownTool };
             return Err(Box::new((refused, caller(&name, changed))));
         };

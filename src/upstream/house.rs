@@ -251,8 +251,49 @@ impl House {
         if asked == Asked::Elicitation && mode == Some("url") && declared.get("url").is_none() {
             return Err("the client did not declare `elicitation.url`".to_owned());
         }
+        if asked == Asked::Elicitation && mode != Some("url") && params.is_some_and(asks_for_a_credential) {
+            return Err("`elicitation/create` asks for a credential in a form".to_owned());
+        }
         if self.may_ask(side.principal, asked) { Ok(()) } else { Err(format!("`{method}` is not granted")) }
     }
+}
+
+/// Whether a form asks for what no form may ask for: passwords, keys and tokens (MCP 2026-07-28, elicitation,
+/// "Security Considerations"). Names count however they are spelt, and so does what is said to the user.
+fn asks_for_a_credential(params: &Value) -> bool {
+    const PARTS: [&str; 13] = [
+        "password",
+        "passwd",
+        "passphrase",
+        "passcode",
+        "secret",
+        "credential",
+        "apikey",
+        "accesskey",
+        "privatekey",
+        "accesstoken",
+        "authtoken",
+        "bearertoken",
+        "refreshtoken",
+    ];
+    const NAMES: [&str; 6] = ["token", "pin", "otp", "cvv", "cvc", "pwd"];
+    let plain =
+        |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    let speaks = |text: &str| {
+        let text = plain(text);
+        PARTS.iter().any(|part| text.contains(part))
+    };
+    let said = |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(speaks);
+    let schema = params.get("requestedSchema");
+    let properties = schema.and_then(|schema| schema.get("properties")).and_then(Value::as_object);
+    said(params.get("message"))
+        || properties.into_iter().flat_map(Object::iter).any(|(name, property)| {
+            speaks(name)
+                || NAMES.contains(&plain(name).as_str())
+                || said(property.get("title"))
+                || said(property.get("description"))
+                || said(property.get("format"))
+        })
 }
 
 const KINDS: [(&str, Asked); 3] =
@@ -315,6 +356,7 @@ pub(super) fn refusal(code: i64, message: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::{Limits, parse};
 
     #[test]
     fn what_an_upstream_was_given_is_in_no_log_line() {
@@ -333,5 +375,38 @@ mod tests {
             "no <secret>, no <secret>, no <secret>"
         );
         assert_eq!(http.visible("é".repeat(50).as_bytes(), 3), "ééé");
+    }
+
+    #[test]
+    fn a_form_that_asks_for_a_credential_is_seen() {
+        for (form, seen) in [
+            (
+                r#"{"message":"which city?","requestedSchema":{"type":"object","properties":{"city":{"type":"string"}}}}"#,
+                false,
+            ),
+            (
+                r#"{"message":"how many?","requestedSchema":{"properties":{"tokens_left":{"type":"integer"},"pinned":{"type":"boolean"}}}}"#,
+                false,
+            ),
+            (r#"{"message":"sign in","requestedSchema":{"properties":{"Pass-Word":{"type":"string"}}}}"#, true),
+            (r#"{"message":"sign in","requestedSchema":{"properties":{"API_KEY":{"type":"string"}}}}"#, true),
+            (r#"{"message":"sign in","requestedSchema":{"properties":{"token":{"type":"string"}}}}"#, true),
+            (
+                r#"{"message":"sign in","requestedSchema":{"properties":{"a":{"type":"string","title":"Access key"}}}}"#,
+                true,
+            ),
+            (
+                r#"{"message":"sign in","requestedSchema":{"properties":{"a":{"type":"string","format":"password"}}}}"#,
+                true,
+            ),
+            (
+                r#"{"message":"type your passphrase here","requestedSchema":{"properties":{"a":{"type":"string"}}}}"#,
+                true,
+            ),
+            (r#"{"message":7,"requestedSchema":[]}"#, false),
+        ] {
+            let params = parse(form.as_bytes(), &Limits::REQUEST).unwrap();
+            assert_eq!(asks_for_a_credential(&params), seen, "{form}");
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! Bad input over the wire: one row a line, each with the answer it must get and what the upstream may see of it.
 //!
-//! Rows about holds (29, 40–44) wait for holds; rows about paths and hosts in grants (36, 37) and about
-//! escaping for approvers (38's second half) are tested with the grants and the console.
+//! Rows about holds (29, 43, 44, and 40 and 41 where the state is a hold's) wait for holds. DESIGN overrides some:
+//! a spaced `Mcp-Name` is the same name (19: RFC 9110 takes the space away before anybody reads it), `GET` and
+//! `DELETE` belong to legacy sessions and are refused without one (27), a `requestState` may be sent again while
+//! it lasts (40: the call is decided and recorded anew each time), and a changed call with an old state is
+//! refused (41). An id is reused while it is pending where ids share a channel: a legacy session, see `road` (13).
 
 use std::{
     io::{Read, Write},
@@ -60,6 +63,10 @@ fn raw(line: u8, name: &'static str, bytes: impl Into<Vec<u8>>, expect: Expect) 
 
 fn echo(arguments: &str) -> Request {
     Request::call("up__echo", arguments)
+}
+
+fn good_call() -> Request {
+    Request::call("up__bare", "{}")
 }
 
 fn good() -> Request {
@@ -811,6 +818,115 @@ fn only_a_good_token_opens_the_door() {
     assert!(metadata.messages[0]["resource"].as_str().unwrap().ends_with("/mcp"), "{metadata:?}");
 }
 
+/// Tokens that are signed as they should be, and say what they should not.
+#[test]
+fn a_good_signature_is_not_enough() {
+    let scene = Scene::set();
+    let claims = scene.token.split('.').nth(1).unwrap();
+    let good: Value =
+        serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    let typ = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(scene.token.split('.').next().unwrap()).unwrap();
+    let typ = serde_json::from_slice::<Value>(&typ).unwrap()["typ"].as_str().map(str::to_owned);
+    let pkcs8 = std::fs::read(scene.house.data().join("token.key")).unwrap();
+    let public =
+        aws_lc_rs::signature::KeyPair::public_key(&aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8(&pkcs8).unwrap())
+            .as_ref()
+            .to_vec();
+    let sign = |typ: Option<&str>, edit: &dyn Fn(&mut Value)| {
+        let mut claims = good.clone();
+        edit(&mut claims);
+        let header = jsonwebtoken::Header {
+            typ: typ.map(str::to_owned),
+            ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA)
+        };
+        jsonwebtoken::encode(&header, &claims, &jsonwebtoken::EncodingKey::from_ed_der(&pkcs8)).unwrap()
+    };
+    let own = typ.as_deref();
+    let status = |token: &str| good_call().send(scene.house.mcp, Some(token)).status;
+    assert_eq!(status(&sign(own, &|_| {})), 200, "the token itself, signed again");
+    let now = good["iat"].as_i64().unwrap();
+    let mut wrong = Vec::new();
+    for (name, token) in [
+        ("another audience", sign(own, &|claims| claims["aud"] = json!("http://127.0.0.1:1/mcp"))),
+        ("no audience", sign(own, &|claims| drop(claims.as_object_mut().unwrap().remove("aud")))),
+        ("another issuer", sign(own, &|claims| claims["iss"] = json!("https://elsewhere.test"))),
+        ("another agent", sign(own, &|claims| claims["sub"] = json!("admin"))),
+        ("not yet valid", sign(own, &|claims| claims["iat"] = json!(now + 600))),
+        ("expired", sign(own, &|claims| claims["exp"] = json!(now - 1))),
+        ("no end", sign(own, &|claims| drop(claims.as_object_mut().unwrap().remove("exp")))),
+        ("an id that was never issued", sign(own, &|claims| claims["jti"] = json!("tok_01ARZ3NDEKTSV4RRFFQ69G5FAV"))),
+        ("another type", sign(Some("JWT"), &|_| {})),
+        ("HS256 with the public key", {
+            let header = jsonwebtoken::Header { typ: typ.clone(), ..jsonwebtoken::Header::default() };
+            jsonwebtoken::encode(&header, &good, &jsonwebtoken::EncodingKey::from_secret(&public)).unwrap()
+        }),
+    ] {
+        if status(&token) != 401 {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "let in: {wrong:?}");
+    assert_eq!(scene.upstream.calls().len(), 1);
+}
+
+/// Lines 40 to 42, as far as they are about a round trip that an upstream began.
+#[test]
+fn a_round_trip_answers_what_was_asked_and_nothing_else() {
+    let grants = "@id(\"tester\")\npermit (principal, action in Action::\"call\", resource);\n\
+                  @id(\"asked\")\npermit (principal, action == Action::\"elicitation_create\", resource);\n";
+    let upstream = Recorder::usual();
+    let house = House::open(&http_upstream("up", &upstream.url(), ""), grants);
+    let (token, other) = (house.token("tester", &[]), house.token("other", &[]));
+    let call = |token: &str, wanted: &str, more: &str| {
+        let request = Request::call("up__asks", &format!(r#"{{"for":"{wanted}"}}"#))
+            .edit(r#"clientCapabilities":{}"#, r#"clientCapabilities":{"elicitation":{"form":{}}}"#)
+            .edit(r#""_meta":"#, &format!(r#"{more}"_meta":"#));
+        request.send(house.mcp, Some(token))
+    };
+    let asked = call(&token, "city", "").response();
+    assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+    let state = asked["result"]["requestState"].as_str().unwrap().to_owned();
+    assert_ne!(state, "own", "the upstream's state is not shown");
+    let answers = r#"{"first":{"action":"accept","content":{"city":"Bern"}},"never-asked":{"x":1}}"#;
+    let with = |state: &str| format!(r#""inputResponses":{answers},"requestState":"{state}","#);
+    let calls = upstream.calls().len();
+    let middle = state.len() / 2;
+    let flipped = {
+        let mut bytes = state.clone().into_bytes();
+        bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
+        String::from_utf8(bytes).unwrap()
+    };
+    let refusals = [
+        call(&token, "city", &with(&flipped)),
+        call(&other, "city", &with(&state)),
+        call(&token, "town", &with(&state)),
+        call(&token, "city", &with("own")),
+        call(&token, "city", &with("")),
+    ];
+    for answer in &refusals {
+        assert_eq!((answer.status, answer.code()), (400, Some(PARAMS)), "{answer:?}");
+        assert_eq!(answer.last, refusals[0].last, "one text for every failure");
+    }
+    assert_eq!(upstream.calls().len(), calls);
+    let done = call(&token, "city", &with(&state));
+    let text = done.response()["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        serde_json::from_str::<Value>(&text).unwrap(),
+        json!({"first": {"action": "accept", "content": {"city": "Bern"}}})
+    );
+
+    // an answer that comes before any question answers nothing
+    let early = call(&token, "city", &format!(r#""inputResponses":{answers},"#));
+    assert_eq!(early.response()["result"]["resultType"], "input_required", "{early:?}");
+    assert!(upstream.calls().last().unwrap().json()["params"].get("inputResponses").is_none());
+
+    for credential in ["password", "API-Key", "access_token"] {
+        let answer = call(&token, credential, "");
+        assert!(answer.response()["result"].get("inputRequests").is_none(), "{credential}: {answer:?}");
+        assert!(!answer.is_success(), "{credential}: {answer:?}");
+    }
+}
+
 #[test]
 fn arguments_that_do_not_fit_the_contract_are_refused() {
     let scene = Scene::set();
@@ -1031,4 +1147,69 @@ fn ids_under_way_are_not_reused() {
 
 fn utf16(text: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(text).encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// Lines 36 and 37: where a place has to stay inside, the contract's own schema says which spellings there are.
+/// What a symbolic link or a name server makes of a good spelling is the tool server's affair.
+#[test]
+fn a_place_is_inside_in_one_spelling_only() {
+    let upstream = Recorder::usual();
+    let mut house = House::new(&http_upstream("up", &upstream.url(), ""), EVERYTHING);
+    house.register();
+    let file = house.path().join("schemas/up/write.json");
+    let mut contract: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let path = r"^/srv/project(/[A-Za-z0-9_-][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*)+$";
+    let address = r"^https://api\.example\.com(/[A-Za-z0-9_-]+)*$";
+    contract["arguments"] = json!({
+        "type": "object",
+        "properties": {"text": {"type": "string", "anyOf": [{"pattern": path}, {"pattern": address}]}},
+        "required": ["text"]
+    });
+    std::fs::write(&file, contract.to_string()).unwrap();
+    house.serve();
+    let token = house.token("tester", &[]);
+    let call = |text: &str| house.call(&token, "up__write", &json!({"text": text}).to_string());
+    for inside in
+        ["/srv/project/a", "/srv/project/a-b/c_d.tar.gz", "https://api.example.com", "https://api.example.com/v1"]
+    {
+        assert!(call(inside).is_success(), "{inside}");
+    }
+    let before = upstream.calls().len();
+    let mut wrong = Vec::new();
+    for outside in [
+        "/srv/project/../etc/passwd",
+        "/srv/project/a/../../etc",
+        "/srv/project/%2e%2e/etc",
+        "/srv/project/%252e%252e/etc",
+        "/srv/project//etc",
+        "/srv/project\\..\\etc",
+        "/srv/project/a\0.txt",
+        "/SRV/project/a",
+        "/srv/project/a.",
+        "/srv/project/a\n",
+        "file:///srv/project/a",
+        "/srv/project/\u{2024}\u{2024}/etc",
+        "/srv/project/\u{ff0e}\u{ff0e}/etc",
+        "/srv/projects/a",
+        "/srv/project",
+        "https://api.ex\u{430}mple.com/v1",
+        "https://api.example.com@attacker.test/",
+        "https://attacker.test/https://api.example.com",
+        "https://2130706433/",
+        "https://0x7f000001/",
+        "https://0177.0.0.1/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://api.example.com./v1",
+        "https://api.example.com#@attacker.test",
+        "https://api.example.com\\@attacker.test",
+        "https://api.example.com.attacker.test/",
+        "http://api.example.com/v1",
+        "HTTPS://api.example.com/v1",
+    ] {
+        if call(outside).reason().as_deref() != Some("arguments_invalid") {
+            wrong.push(outside);
+        }
+    }
+    assert!(wrong.is_empty(), "taken for inside: {wrong:?}");
+    assert_eq!(upstream.calls().len(), before);
 }

@@ -172,6 +172,7 @@ pub(crate) fn tools() -> Vec<Value> {
         ),
         tool("secret", json!({}), &[]),
         tool("gate", json!({}), &[]),
+        tool("asks", json!({"for": {"type": "string"}}), &["for"]),
         json!({
             "name": "write",
             "description": "has effects, as far as anybody knows",
@@ -352,6 +353,21 @@ async fn called(message: &Value, seen: &Seen, state: &Mutex<State>) -> Response<
         "never_answers" => {
             let _waiting = Waiting(state);
             std::future::pending().await
+        }
+        // a round trip: it asks once, and repeats what it was answered
+        "asks" => {
+            let params = &message["params"];
+            if params["requestState"] == "own" {
+                return json_reply(&text(&params["inputResponses"].to_string()));
+            }
+            let wanted = params["arguments"]["for"].as_str().unwrap_or_default();
+            json_reply(&json!({"jsonrpc": "2.0", "id": id, "result": {
+                "resultType": "input_required", "requestState": "own",
+                "inputRequests": {"first": {"method": "elicitation/create", "params": {
+                    "mode": "form", "message": "what is it?",
+                    "requestedSchema": {"type": "object", "properties": {wanted: {"type": "string"}}}
+                }}}
+            }}))
         }
         "gate" => {
             let waiting = Waiting(state);

@@ -122,7 +122,7 @@ impl Request {
 }
 
 /// What came back.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Answer {
     /// 0 when the connection closed without an answer.
     pub(crate) status: u16,
@@ -132,6 +132,12 @@ pub(crate) struct Answer {
     pub(crate) messages: Vec<Value>,
     /// The text of the last message, as sent.
     pub(crate) last: String,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?}\n{}", self.status, self.headers, String::from_utf8_lossy(&self.body))
+    }
 }
 
 impl Answer {
