@@ -261,6 +261,36 @@ async function onlyThrough(adapter, direct, version, told, tester, opened) {
     );
   });
 
+  await check(`${told} sampling and elicitation reach the client only under their grants`, async () => {
+    const asked = [];
+    const answers = {
+      'sampling/createMessage': () => {
+        asked.push('sampling');
+        return { role: 'assistant', model: 'none', content: { type: 'text', text: 'an answer of the model' } };
+      },
+      'elicitation/create': () => {
+        asked.push('elicitation');
+        return { action: 'decline' };
+      },
+    };
+    // the servers behind are of the revisions before, which ask while a call runs: that takes a session
+    const reached = version < '2026';
+    for (const [agent, granted] of [['tester', false], ['reader', reached]]) {
+      const client = await connect(agent, { answers });
+      for (const server of ['every', 'everyhttp']) {
+        asked.length = 0;
+        const sampled = await client.callTool(`${server}__trigger-sampling-request`, { prompt: 'x', maxTokens: 5 });
+        const elicited = await client.callTool(`${server}__trigger-elicitation-request`, {});
+        assert.deepEqual(asked, granted ? ['sampling', 'elicitation'] : [], `${agent}, ${server}`);
+        assert.equal(sampled.isError ?? false, !granted, JSON.stringify(sampled));
+        assert.equal(elicited.isError ?? false, !granted, JSON.stringify(elicited));
+        if (!granted) continue;
+        assert.match(sampled.content[0].text, /an answer of the model/);
+        assert.match(elicited.content[0].text, /declined/);
+      }
+    }
+  });
+
   if (scene.mode === 'http') {
     await check(`${told} without a good token there is no way in`, async () => {
       await assert.rejects(adapter.connect({ how: { url: scene.url }, version }));

@@ -92,6 +92,8 @@ permit (principal == Agent::"guest", action == Action::"every__echo", resource);
 permit (principal == Agent::"reader", action in Action::"call", resource);
 @id("reader")
 permit (principal == Agent::"reader", action in [Action::"resource_read", Action::"prompt_get"], resource);
+@id("reader-is-asked")
+permit (principal == Agent::"reader", action in [Action::"sampling_create", Action::"elicitation_create"], resource);
 `;
 
 const WIDER = `

@@ -19,10 +19,12 @@ function transportTo(how) {
 run({
   name: 'typescript 2',
   versions: ['2026-07-28', '2025-11-25', '2025-06-18', '2025-03-26'],
-  async connect({ how, version = '2025-11-25', onToolsChanged }) {
+  async connect({ how, version = '2025-11-25', onToolsChanged, answers }) {
     const options = version >= '2026' ? { versionNegotiation: { mode: { pin: version } } } : { supportedProtocolVersions: [version] };
     if (onToolsChanged) options.listChanged = { tools: { autoRefresh: false, onChanged: onToolsChanged } };
+    if (answers) options.capabilities = { sampling: {}, elicitation: {} };
     const client = new Client({ name: 'typescript-new', version: '1' }, options);
+    for (const [method, answer] of Object.entries(answers ?? {})) client.setRequestHandler(method, answer);
     await client.connect(transportTo(how));
     return {
       version: () => client.getNegotiatedProtocolVersion() ?? version,

@@ -6,7 +6,7 @@ import { run } from './checks.mjs';
 const { Client } = need('@modelcontextprotocol/sdk/client/index.js');
 const { StreamableHTTPClientTransport } = need('@modelcontextprotocol/sdk/client/streamableHttp.js');
 const { StdioClientTransport } = need('@modelcontextprotocol/sdk/client/stdio.js');
-const { ToolListChangedNotificationSchema } = need('@modelcontextprotocol/sdk/types.js');
+const { CreateMessageRequestSchema, ElicitRequestSchema, ToolListChangedNotificationSchema } = need('@modelcontextprotocol/sdk/types.js');
 
 function transportTo(how) {
   if (how.url) {
@@ -21,7 +21,7 @@ function transportTo(how) {
 run({
   name: 'typescript 1',
   versions: ['2025-11-25', '2025-06-18', '2025-03-26'],
-  async connect({ how, version = '2025-11-25', onToolsChanged }) {
+  async connect({ how, version = '2025-11-25', onToolsChanged, answers }) {
     const transport = transportTo(how);
     // this SDK always offers its newest revision: an older release of it would offer an older one
     let agreed;
@@ -35,8 +35,12 @@ run({
       agreed = version;
       told?.(version);
     };
-    const client = new Client({ name: 'typescript-old', version: '1' });
+    const client = new Client({ name: 'typescript-old', version: '1' }, answers ? { capabilities: { sampling: {}, elicitation: {} } } : {});
     if (onToolsChanged) client.setNotificationHandler(ToolListChangedNotificationSchema, onToolsChanged);
+    if (answers) {
+      client.setRequestHandler(CreateMessageRequestSchema, answers['sampling/createMessage']);
+      client.setRequestHandler(ElicitRequestSchema, answers['elicitation/create']);
+    }
     await client.connect(transport);
     return {
       version: () => agreed ?? version,
