@@ -191,7 +191,11 @@ impl Authenticated {
         };
         let Some(tool) = catalog.select(operation, &name, &arguments) else {
             let changed = catalog.changed(operation, &name);
-            let refused = if changed.is_some() { Refused::ToolQuarantined } else { Refused::UnknownTool };
+            // that a tool changed is told to those only who may know that it is there
+            let refused = match &changed {
+                Some(tool) if known(&principal, tool) => Refused::ToolQuarantined,
+                _ => Refused::UnknownTool,
+            };
             return Err(Box::new((refused, caller(&name, changed))));
         };
         if !known(&principal, &tool) {
