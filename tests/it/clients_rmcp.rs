@@ -105,7 +105,7 @@ async fn rmcp_without_a_token_is_sent_to_the_metadata() {
     let refused =
         serve_client_with_lifecycle(told(ProtocolVersion::V_2025_11_25), transport, ClientLifecycleMode::Initialize)
             .await;
-    let problem = refused.err().expect("no token, no session");
+    let Err(problem) = refused else { panic!("no token, no session") };
     let challenge = problem.auth_challenge().unwrap_or_else(|| panic!("no challenge in {problem}"));
     assert!(challenge.contains("resource_metadata="), "{challenge}");
 }
