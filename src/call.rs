@@ -190,8 +190,12 @@ impl Authenticated {
             tool,
         };
         let Some(tool) = catalog.select(operation, &name, &arguments) else {
-            let changed = catalog.changed(operation, &name).filter(|tool| known(&principal, tool));
-            let refused = if changed.is_some() { Refused::ToolQuarantined } else { Refused::UnknownTool };
+            let changed = catalog.changed(operation, &name);
+            // that a tool changed is told to those only who may know that it is there
+            let refused = match &changed {
+                Some(tool) if known(&principal, tool) => Refused::ToolQuarantined,
+                _ => Refused::UnknownTool,
+            };
             return Err(Box::new((refused, caller(&name, changed))));
         };
         if !known(&principal, &tool) {

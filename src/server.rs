@@ -29,6 +29,7 @@ use crate::{
     },
     grant::{ConfigError, Grants, Past, Sessions, Source},
     identity::Identity,
+    json::{Canonical, Digest},
     ledger::{Event, Filter, Ledger, Options, Recovery},
     observe::Metrics,
     pipeline::{Detached, HouseChange, OnAdvertised, Pipeline},
@@ -162,6 +163,8 @@ pub struct Review {
     pub detail: String,
     /// The difference between the contract's definition and the advertised one, for a terminal.
     pub difference: Option<String>,
+    /// Digest of the advertised definition: what [`House::accept`] is asked to accept.
+    pub digest: Option<Digest>,
 }
 
 impl House {
@@ -337,11 +340,12 @@ impl House {
     }
 
     /// Accepts the definition that the upstream advertises now as the tool's contract; impact, labels and
-    /// the operator's own schema stay.
+    /// the operator's own schema stay. `shown` is the digest of the definition that a person looked at: an
+    /// upstream that advertises yet another by now is not accepted. Gives the digest of what was accepted.
     ///
     /// # Errors
-    /// [`Fault`] when there is nothing to accept or it cannot be trusted.
-    pub async fn accept(&self, upstream: &UpstreamName, tool: &str) -> Result<(), Fault> {
+    /// [`Fault`] when there is nothing to accept, it is not what was shown, or it cannot be trusted.
+    pub async fn accept(&self, upstream: &UpstreamName, tool: &str, shown: Option<Digest>) -> Result<Digest, Fault> {
         let advertised = self
             .pipeline
             .upstreams
@@ -354,6 +358,10 @@ impl House {
             .find(|definition| definition.get("name").and_then(crate::json::Value::as_str) == Some(tool))
             .ok_or_else(|| Fault(format!("upstream `{upstream}` does not advertise `{tool}`")))?;
         let mut contract = Contract::propose(upstream, definition, self.pipeline.clock.now()).map_err(Fault)?;
+        if shown.is_some_and(|shown| shown != contract.digest) {
+            return Err(Fault(format!("`{tool}` is not what was shown any more: it is {} now", contract.digest)));
+        }
+        let accepted = contract.digest;
         if let Some(Ok(old)) = self.shelf.contract(upstream, tool) {
             contract = Contract {
                 impact: old.impact,
@@ -367,7 +375,8 @@ impl House {
         crate::contract::Tool::compile(&contract).map_err(Fault)?;
         file::write(&schemas(&self.config.folder), &contract)
             .map_err(|error| Fault(format!("the contract of `{tool}` cannot be written: {error}")))?;
-        self.reload().await.map_err(|errors| Fault(OpenError::Config(errors).to_string()))
+        self.reload().await.map_err(|errors| Fault(OpenError::Config(errors).to_string()))?;
+        Ok(accepted)
     }
 
     /// What is not offered and why; asks the upstreams anew.
@@ -395,7 +404,14 @@ impl House {
                         .map(|contract| diff::render(&diff::rows(&contract.definition, advertised))),
                     _ => None,
                 };
+                let digest = match &quarantined.why {
+                    Quarantine::Changed { advertised } => {
+                        Canonical::of(advertised.clone()).ok().map(|definition| definition.digest())
+                    }
+                    _ => None,
+                };
                 Review {
+                    digest,
                     upstream: quarantined.upstream.clone(),
                     tool: quarantined.tool.clone(),
                     why,

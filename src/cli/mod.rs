@@ -197,10 +197,13 @@ enum ToolCommand {
         tool: Option<String>,
     },
     /// Take the definition that a tool server advertises now as the contract
-    #[command(after_help = "Example:\n  countersign tool accept files__read_file")]
+    #[command(after_help = "Example:\n  countersign tool accept files__read_file --digest sha256:…")]
     Accept {
         /// `<upstream>__<tool>`
         tool: String,
+        /// The definition that `tool review` showed; another one that came since is not taken
+        #[arg(long, value_name = "DIGEST")]
+        digest: Option<String>,
     },
 }
 
@@ -471,9 +474,11 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
             place.answer(&answer, show::reviewed);
             done
         }
-        Command::Tool(ToolCommand::Accept { tool }) => {
-            let answer = place.ask(Request::AcceptTool { tool }).await?;
-            place.answer(&answer, |answer| format!("accepted {}", show::field(answer, "tool")));
+        Command::Tool(ToolCommand::Accept { tool, digest }) => {
+            let answer = place.ask(Request::AcceptTool { tool, digest }).await?;
+            place.answer(&answer, |answer| {
+                format!("accepted {} as {}", show::field(answer, "tool"), show::field(answer, "digest"))
+            });
             done
         }
         Command::Grant(GrantCommand::Explain { agent, tool, args, user, task, teams }) => {

@@ -66,6 +66,8 @@ pub enum Request {
     AcceptTool {
         /// `<upstream>__<tool>`
         tool: String,
+        /// The digest of the definition that was looked at; whatever is advertised now, without.
+        digest: Option<String>,
     },
     /// How a call would be decided.
     ExplainGrant {
@@ -194,13 +196,17 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
         Request::RegisterTools { upstream } => register(house, upstream).await,
         Request::ListTools => Ok(tools(house)),
         Request::ReviewTools { tool } => review(house, tool).await,
-        Request::AcceptTool { tool } => {
+        Request::AcceptTool { tool, digest } => {
+            let shown = digest.map(|digest| digest.parse()).transpose().map_err(|error| {
+                Failure::new(Exit::Cannot, format!("the digest cannot be read: {error}"))
+                    .hint("take it from `countersign tool review`")
+            })?;
             let (upstream, name) = split_tool(&tool)?;
-            let accepted = house.accept(&upstream, name).await;
-            accepted.map_err(|fault| {
+            let accepted = house.accept(&upstream, name, shown).await;
+            let digest = accepted.map_err(|fault| {
                 Failure::new(Exit::No, fault.0).hint("`countersign tool review` shows what waits to be accepted")
             })?;
-            Ok(json!({"tool": tool, "accepted": true}))
+            Ok(json!({"tool": tool, "accepted": true, "digest": digest.to_string()}))
         }
         Request::ExplainGrant { agent, tool, arguments, user, task, teams } => {
             super::explain::explain(house, super::explain::Question { agent, tool, arguments, user, task, teams })
@@ -370,7 +376,11 @@ async fn review(house: &House, only: Option<String>) -> Result<Value, Failure> {
         .map(|review| (format!("{}__{}", review.upstream, review.tool), review))
         .filter(|(name, _)| only.as_ref().is_none_or(|only| only == name))
         .map(|(name, review)| {
-            json!({"tool": name, "why": review.why, "detail": review.detail, "difference": review.difference})
+            let digest = review.digest.map(|digest| digest.to_string());
+            json!({
+                "tool": name, "why": review.why, "detail": review.detail, "difference": review.difference,
+                "digest": digest,
+            })
         })
         .collect();
     Ok(json!({"tools": reviews}))
@@ -445,7 +455,7 @@ mod tests {
         for request in [
             Request::Status,
             Request::LedgerEntries { from: 1, most: 2, wait_ms: 3 },
-            Request::AcceptTool { tool: "a__b".to_owned() },
+            Request::AcceptTool { tool: "a__b".to_owned(), digest: None },
         ] {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);

@@ -159,7 +159,8 @@ pub(super) fn reviewed(answer: &Value) -> String {
             text.push_str(&format!("    {}\n", visible(line)));
         }
         if field(tool, "why") == "changed" {
-            text.push_str(&format!("    to take it: countersign tool accept {name}\n"));
+            let digest = visible(field(tool, "digest"));
+            text.push_str(&format!("    to take it: countersign tool accept {name} --digest {digest}\n"));
         }
     }
     text

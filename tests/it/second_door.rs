@@ -58,6 +58,7 @@ fn a_subscription_is_decided_and_recorded_before_the_upstream_is_told() {
     assert_eq!(subscribe("file:///open").get("result"), Some(&json!({})));
     let seen = std::fs::read_to_string(house.path().join("seen.jsonl")).unwrap();
     assert!(seen.contains("file:///open") && !seen.contains("file:///shut") && !seen.contains("exfil"), "{seen}");
+    assert_eq!(house.stop(), Some(0));
     let entries = house.entries();
     let told = |kind: &str| {
         let of_kind = entries.iter().filter(|entry| kind_of(entry) == kind);
@@ -65,7 +66,6 @@ fn a_subscription_is_decided_and_recorded_before_the_upstream_is_told() {
     };
     assert_eq!((told("call.refused"), told("call.intended")), (2, 1));
     assert_eq!(entries.iter().filter(|entry| kind_of(entry) == "call.settled").count(), 1);
-    assert_eq!(house.stop(), Some(0));
     house.done(&["ledger", "verify"]);
 }
 
