@@ -27,7 +27,7 @@ use crate::{
 
 /// The most entries and bytes in one group.
 const GROUP_ENTRIES: usize = 1_024;
-const GROUP_BYTES: usize = 2 << 20;
+const GROUP_BYTES: usize = 1 << 20;
 /// How long entries that nobody waits for may gather.
 const LINGER: Duration = Duration::from_millis(10);
 /// How far behind the disk may be before a batched intent waits for it like any other: with the linger and one

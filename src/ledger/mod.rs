@@ -4,12 +4,13 @@
 //! act. [`Ledger`] is the door; one committer behind it groups appends into durable writes.
 
 //!
-//! On disk, below the folder: `store/` the entries (sled), `payloads/` long payloads, `tlog/` the published log
+//! On disk, below the folder: `store/` the entries (sled, and the journal before it), `payloads/` long payloads, `tlog/` the published log
 //! (C2SP tlog-tiles), `ledger.key` the key that signs checkpoints, `ledger.pub` the one that verifies them,
 //! `ledger.lock` held by the process that has it open.
 
 mod committer;
 mod entry;
+mod journal;
 #[cfg(test)]
 mod memory;
 pub mod note;
@@ -53,8 +54,9 @@ use crate::{
 };
 use committer::{Committer, Effect, Item};
 use entry::{Commitment, Ending};
+use journal::Journaled;
 use note::{Checkpoint, Signer};
-use sled_store::{LONGEST_HERE, SledStore};
+use sled_store::LONGEST_HERE;
 use store::{Content, Kept, Store};
 use tiles::{Publisher, Tiles};
 use tree::Subtrees as _;
@@ -139,7 +141,7 @@ impl Ledger {
         let failed = |error: std::io::Error| Fault(format!("`{}` cannot be opened: {error}", folder.display()));
         fs::create_dir_all(folder).map_err(failed)?;
         let lock = lock(folder)?;
-        let store = Arc::new(SledStore::open(&folder.join("store"))?);
+        let store = Arc::new(Journaled::open(&folder.join("store"))?);
         Self::start(folder, store, Some(lock), options, clock)
     }
 

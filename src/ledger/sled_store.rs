@@ -50,6 +50,7 @@ pub(super) struct SledStore {
     poisoned: AtomicBool,
     writes: AtomicU32,
     packer: Mutex<zstd::bulk::Compressor<'static>>,
+    writing: Mutex<()>,
 }
 
 impl std::fmt::Debug for SledStore {
@@ -75,6 +76,7 @@ impl SledStore {
                 poisoned: AtomicBool::new(false),
                 writes: AtomicU32::new(0),
                 packer: Mutex::new(packer),
+                writing: Mutex::new(()),
             };
             if store.db.get(b"h").map_err(broken)?.is_none() {
                 if !store.db.is_empty() {
@@ -108,13 +110,15 @@ impl SledStore {
     }
 
     fn write(&self, batch: sled::Batch) -> Result<(), Fault> {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.db.apply_batch(batch).map_err(broken)?;
         self.db.flush().map_err(broken)?;
         // INVARIANT: nothing is acknowledged before this returns: sled's flush alone is lost in a power cut
         self.file.sync_data().map_err(|error| Fault(format!("the store cannot be synced: {error}")))
     }
 
-    fn check_free(&self) -> Result<(), Fault> {
+    /// Looks now and then whether there is room for another write.
+    pub(super) fn check_free(&self) -> Result<(), Fault> {
         if !self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_EVERY) {
             return Ok(());
         }
@@ -453,19 +457,73 @@ fn decode_kept(packed: &[u8]) -> Result<Vec<(u64, Kept)>, Fault> {
     let mut out = Vec::new();
     let mut rest = records.as_slice();
     while !rest.is_empty() {
-        let (seq, after) = rest.split_first_chunk::<8>().ok_or_else(malformed)?;
-        let (salt, after) = after.split_first_chunk::<16>().ok_or_else(malformed)?;
-        let (kind, after) = after.split_first_chunk::<1>().ok_or_else(malformed)?;
-        let (length, after) = after.split_first_chunk::<4>().ok_or_else(malformed)?;
-        let length = u32::from_be_bytes(*length) as usize;
-        let (content, after) = after.split_at_checked(length).ok_or_else(malformed)?;
+        let (kept, after) = kept(rest).ok_or_else(malformed)?;
+        out.push(kept);
         rest = after;
-        let content = match kind {
-            [0] => Content::Here(Bytes::copy_from_slice(content)),
-            [1] => Content::File(Digest(content.try_into().map_err(|_| malformed())?)),
-            _ => return Err(malformed()),
-        };
-        out.push((u64::from_be_bytes(*seq), Kept { salt: *salt, content }));
     }
     Ok(out)
+}
+
+/// The first record of some, and the others.
+fn kept(records: &[u8]) -> Option<((u64, Kept), &[u8])> {
+    let (seq, after) = records.split_first_chunk::<8>()?;
+    let (salt, after) = after.split_first_chunk::<16>()?;
+    let (kind, after) = after.split_first_chunk::<1>()?;
+    let (length, after) = after.split_first_chunk::<4>()?;
+    let (content, rest) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    let content = match kind {
+        [0] => Content::Here(Bytes::copy_from_slice(content)),
+        [1] => Content::File(Digest(content.try_into().ok()?)),
+        _ => return None,
+    };
+    Some(((u64::from_be_bytes(*seq), Kept { salt: *salt, content }), rest))
+}
+
+/// A group as it stands in the journal: first index, number of entries, the entries as in a bundle, number of
+/// payloads, those, the head. What was redacted does not go through the journal.
+pub(super) fn encode_group(group: &Group, out: &mut Vec<u8>) -> Result<(), Fault> {
+    out.extend_from_slice(&group.first.to_be_bytes());
+    out.extend_from_slice(&(group.entries.len() as u32).to_be_bytes());
+    for entry in &group.entries {
+        let length = u16::try_from(entry.text.len()).ok().filter(|length| usize::from(*length) <= LONGEST);
+        let length = length.ok_or_else(|| damaged("an entry is too long to be written"))?;
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(&entry.hash);
+        out.extend_from_slice(&entry.text);
+    }
+    out.extend_from_slice(&(group.payloads.len() as u32).to_be_bytes());
+    for (seq, kept) in &group.payloads {
+        if matches!(&kept.content, Content::Here(bytes) if bytes.len() + RECORD > PAYLOADS) {
+            return Err(damaged("a payload is too long to be written"));
+        }
+        encode_kept(*seq, kept, out);
+    }
+    let head = encode_head(&group.head);
+    if head.len() > LONGEST {
+        return Err(damaged("too many calls are open to be written"));
+    }
+    out.extend_from_slice(&head);
+    Ok(())
+}
+
+/// What [`encode_group`] wrote; `None` when it did not.
+pub(super) fn decode_group(bytes: &[u8]) -> Option<Group> {
+    let (first, rest) = bytes.split_first_chunk::<8>()?;
+    let (entries, mut rest) = rest.split_first_chunk::<4>()?;
+    let mut group = Group { first: u64::from_be_bytes(*first), ..Group::default() };
+    for _ in 0..u32::from_be_bytes(*entries) {
+        let (length, after) = rest.split_first_chunk::<2>()?;
+        let (hash, after) = after.split_first_chunk::<32>()?;
+        let (text, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        group.entries.push(Stored { text: Bytes::copy_from_slice(text), hash: *hash });
+        rest = after;
+    }
+    let (payloads, mut rest) = rest.split_first_chunk::<4>()?;
+    for _ in 0..u32::from_be_bytes(*payloads) {
+        let (payload, after) = kept(rest)?;
+        group.payloads.push(payload);
+        rest = after;
+    }
+    group.head = decode_head(rest).ok()?;
+    Some(group)
 }

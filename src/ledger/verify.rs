@@ -13,9 +13,10 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use super::{
-    entry, lock,
+    entry,
+    journal::Journaled,
+    lock,
     note::{Checkpoint, NoteError, VerifierKey},
-    sled_store::SledStore,
     store::{Head, Store as _, Stored},
     tiles::{WIDTH, read_entries_there, read_hashes, width},
     tree::{self, Frontier, Hash},
@@ -526,7 +527,7 @@ fn compare_tile(folder: &Path, level: u32, index: u64, computed: &[Hash], size: 
 
 /// A store that was copied, so that opening it changes nothing of the original.
 struct Copied {
-    store: Option<SledStore>,
+    store: Option<Journaled>,
     folder: PathBuf,
 }
 
@@ -539,7 +540,7 @@ impl Copied {
         fs::DirBuilder::new().recursive(true).create(&folder).map_err(failed)?;
         fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
         copy_folder(original, &folder.join("store"), 2).map_err(failed)?;
-        let store = SledStore::open(&folder.join("store")).map_err(|fault| fault.to_string())?;
+        let store = Journaled::open(&folder.join("store")).map_err(|fault| fault.to_string())?;
         copied.store = Some(store);
         Ok(copied)
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     json::Digest,
     ledger::{
+        journal::Journaled,
         memory::{Cued, Failure, Memory},
         sled_store::SledStore,
         store::{Appended, Content, Group, Head, Kept, LONGEST, Snapshot, Store, Stored},
@@ -31,7 +32,7 @@ impl Disk {
             Self::Memory(memory) => Arc::new(memory.clone()),
             Self::Sled(path, _) => {
                 std::fs::create_dir_all(path).unwrap();
-                Arc::new(SledStore::open(path).unwrap())
+                Arc::new(Journaled::open(path).unwrap())
             }
         }
     }
@@ -246,4 +247,116 @@ fn an_entry_that_rots_on_disk_is_not_read() {
 fn frontiers_of_the_wrong_length_are_none() {
     assert_eq!(Frontier::of_peaks(3, vec![[0; 32]]), None);
     assert!(Frontier::of_peaks(3, vec![[0; 32]; 2]).is_some());
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        if item.file_type().unwrap().is_file() {
+            std::fs::copy(item.path(), to.join(item.file_name())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_the_journal_holds_is_there_after_a_crash_at_any_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    std::fs::create_dir_all(&path).unwrap();
+    let store = Journaled::open(&path).unwrap();
+    let mut head = Head::default();
+    // some turns of both files
+    for turn in 0..40 {
+        let first = head.frontier.size();
+        let mut next = group(&head, &texts(first as usize, 400));
+        let kept = Kept { salt: [7; 16], content: Content::Here(Bytes::from(format!("payload {turn}"))) };
+        next.payloads.push((first + 1, kept));
+        assert_eq!(store.append(&next).unwrap(), Appended::Written);
+        head = next.head;
+        assert_eq!(store.read(first, 400).unwrap(), next.entries);
+        if turn % 3 != 0 {
+            continue;
+        }
+        let crashed = folder.path().join(format!("crashed-{turn}"));
+        copy(&path, &crashed);
+        let store = Journaled::open(&crashed).unwrap();
+        assert_eq!(store.head().unwrap(), head, "{turn}");
+        let read = store.read(0, usize::MAX).unwrap();
+        assert_eq!(read.len() as u64, head.frontier.size());
+        for (seq, entry) in read.iter().enumerate() {
+            assert_eq!(entry.text, texts(seq, 1)[0].as_bytes());
+        }
+        let kept = store.payload(first + 1).unwrap().unwrap();
+        assert_eq!(kept.content, Content::Here(Bytes::from(format!("payload {turn}"))));
+        let more = group(&head, &texts(0, 1));
+        assert_eq!(store.append(&more).unwrap(), Appended::Written);
+        drop(store);
+        assert_eq!(Journaled::open(&crashed).unwrap().head().unwrap(), more.head);
+    }
+}
+
+#[test]
+fn a_group_that_was_cut_off_in_the_journal_was_never_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    std::fs::create_dir_all(&path).unwrap();
+    let store = Journaled::open(&path).unwrap();
+    let first = group(&Head::default(), &texts(0, 3));
+    assert_eq!(store.append(&first).unwrap(), Appended::Written);
+    assert_eq!(store.append(&group(&first.head, &texts(3, 3))).unwrap(), Appended::Written);
+    let crashed = folder.path().join("crashed");
+    copy(&path, &crashed);
+    drop(store);
+    let mut journal = std::fs::read(crashed.join("journal.0")).unwrap();
+    let end = journal.iter().rposition(|byte| *byte != 0).unwrap();
+    journal[end] ^= 1;
+    std::fs::write(crashed.join("journal.0"), journal).unwrap();
+    let store = Journaled::open(&crashed).unwrap();
+    assert_eq!(store.head().unwrap(), first.head);
+    assert_eq!(store.append(&group(&first.head, &texts(9, 1))).unwrap(), Appended::Written);
+    assert_eq!(store.read(3, 9).unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_redacted_is_gone_from_the_journal_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    std::fs::create_dir_all(&path).unwrap();
+    let store = Journaled::open(&path).unwrap();
+    let mut first = group(&Head::default(), &texts(0, 1));
+    first
+        .payloads
+        .push((0, Kept { salt: [7; 16], content: Content::Here(Bytes::from_static(b"a secret of some length")) }));
+    assert_eq!(store.append(&first).unwrap(), Appended::Written);
+    let holds = || {
+        let journal = std::fs::read(path.join("journal.0")).unwrap();
+        journal.windows(8).any(|part| part == b"a secret")
+    };
+    assert!(holds() && store.payload(0).unwrap().is_some());
+    let mut redaction = group(&first.head, &texts(1, 1));
+    redaction.redacted.push(0);
+    assert_eq!(store.append(&redaction).unwrap(), Appended::Written);
+    assert!(!holds() && store.payload(0).unwrap().is_none());
+    assert_eq!(store.head().unwrap(), redaction.head);
+    assert_eq!(store.append(&group(&redaction.head, &texts(2, 1))).unwrap(), Appended::Written);
+}
+
+#[test]
+fn a_journal_that_goes_on_elsewhere_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("store"), folder.path().join("other"));
+    for path in [&path, &other] {
+        std::fs::create_dir_all(path).unwrap();
+    }
+    let store = Journaled::open(&path).unwrap();
+    let first = group(&Head::default(), &texts(0, 3));
+    assert_eq!(store.append(&first).unwrap(), Appended::Written);
+    drop(store);
+    let store = Journaled::open(&path).unwrap();
+    assert_eq!(store.append(&group(&first.head, &texts(3, 3))).unwrap(), Appended::Written);
+    drop(Journaled::open(&other).unwrap());
+    std::fs::copy(path.join("journal.0"), other.join("journal.0")).unwrap();
+    let fault = Journaled::open(&other).unwrap_err();
+    assert!(fault.0.contains("goes on at 3"), "{fault}");
 }
