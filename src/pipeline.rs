@@ -202,6 +202,10 @@ impl Host for Pipeline {
     fn may_ask(&self, principal: &Principal, asked: Asked, upstream: &UpstreamName) -> bool {
         self.grants.load().may_ask(principal, asked, upstream, &self.sessions, self.clock.now())
     }
+
+    fn could_ask(&self, principal: &Principal, asked: Asked, upstream: &UpstreamName) -> bool {
+        self.grants.load().could_ask(principal, asked, upstream, &self.sessions, self.clock.now())
+    }
 }
 
 type Road<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -298,6 +298,28 @@ impl Grants {
         matches!(self.settle(question, asked.action(), sessions), Verdict::Permit { .. })
     }
 
+    /// As [`Grants::may_ask`], for telling an upstream what it may come to ask: counts nothing.
+    pub fn could_ask(
+        &self,
+        principal: &Principal,
+        asked: Asked,
+        upstream: &UpstreamName,
+        sessions: &Sessions,
+        now: Timestamp,
+    ) -> bool {
+        let Some(site) = self.site(asked.action(), upstream) else { return false };
+        let question = Question { who: principal, site, arguments: None, now };
+        let slice = self.slice(site, principal, now);
+        let take = || sessions.turn(&principal.agent, principal.user.as_deref(), principal.task.as_deref());
+        let facts = slice.uses.session.then(|| take().facts(asked.action(), now));
+        match self.satisfied(&slice, question, facts.as_ref()) {
+            Ok(satisfied) => {
+                matches!(self.conclude(&satisfied, &principal.agent, sessions, now), Verdict::Permit { .. })
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Decides and, when it is a permit, counts. The session stays locked from reading its counters to counting, so
     /// that calls made at once cannot all see the same count.
     pub(super) fn settle(&self, question: Question<'_>, action: &str, sessions: &Sessions) -> Verdict {

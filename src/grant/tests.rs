@@ -471,6 +471,19 @@ fn malformed_annotations_are_errors_with_their_line() {
 }
 
 #[test]
+fn telling_what_an_upstream_could_ask_counts_nothing() {
+    let set = grants("@limit(\"1/day\") permit (principal, action == Action::\"elicitation_create\", resource);");
+    let (who, bank, sessions) = (agent("a"), upstream("bank"), Sessions::default());
+    for _ in 0..3 {
+        assert!(set.could_ask(&who, Asked::Elicitation, &bank, &sessions, now()));
+    }
+    assert!(set.may_ask(&who, Asked::Elicitation, &bank, &sessions, now()));
+    assert!(!set.may_ask(&who, Asked::Elicitation, &bank, &sessions, now()));
+    assert!(!set.could_ask(&who, Asked::Elicitation, &bank, &sessions, now()));
+    assert!(!set.could_ask(&who, Asked::Sampling, &bank, &sessions, now()));
+}
+
+#[test]
 fn misspelt_names_are_errors_with_line_column_and_the_nearest_name() {
     let cases: &[(&str, &[&str])] = &[
         (
@@ -501,7 +514,7 @@ fn misspelt_names_are_errors_with_line_column_and_the_nearest_name() {
         ("permit (principal == Team::\"a\", action, resource);", &["no principal can match"]),
         ("permit (principal, action, resource) when { principal.usr == \"a\" };", &["usr"]),
         ("permit (principal, action, resource) when { principal.user == \"a\" };", &["optional", "user"]),
-        ("permit (principal, action, resource) when { context.input.amount < 5 };", &["amount"]),
+        ("permit (principal, action, resource) when { context.input.amount < 5 };", &["1:", "not found"]),
         (
             "permit (principal, action == Action::\"shop__order\", resource) when { context.input.either == \"a\" };",
             &["either", "names no single type"],

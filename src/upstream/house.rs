@@ -221,7 +221,7 @@ impl House {
         let mut may = Object::new();
         for (name, asked) in KINDS {
             if let Some(how) = declared.get(name)
-                && self.may_ask(side.principal, asked)
+                && self.host().is_some_and(|host| host.could_ask(side.principal, asked, &self.name))
             {
                 may.insert(name, how.clone());
             }

@@ -72,8 +72,11 @@ pub trait Host: Send + Sync + 'static {
     /// Whether this very contract is still on offer, now that `advertised` has run.
     fn offered(&self, tool: &Tool) -> bool;
 
-    /// Whether an upstream may ask this principal's client.
+    /// Whether an upstream may ask this principal's client, now that it does; counts as a question asked.
     fn may_ask(&self, principal: &Principal, asked: Asked, upstream: &UpstreamName) -> bool;
+
+    /// Whether an upstream could ask this principal's client: what it is told of the client's capabilities.
+    fn could_ask(&self, principal: &Principal, asked: Asked, upstream: &UpstreamName) -> bool;
 }
 
 /// Something an upstream told about itself between calls.

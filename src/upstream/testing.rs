@@ -120,6 +120,10 @@ impl Host for FakeHouse {
     fn may_ask(&self, _principal: &Principal, _asked: Asked, _upstream: &UpstreamName) -> bool {
         self.asks
     }
+
+    fn could_ask(&self, _principal: &Principal, _asked: Asked, _upstream: &UpstreamName) -> bool {
+        self.asks
+    }
 }
 
 pub(super) fn config(transport: Transport) -> UpstreamConfig {
