@@ -2,11 +2,10 @@
 //!
 //! An append-only sequence of canonical JSON entries under an RFC 6962 Merkle tree, written before the
 //! act. [`Ledger`] is the door; one committer behind it groups appends into durable writes.
-
 //!
-//! On disk, below the folder: `store/` the entries (sled, and the journal before it), `payloads/` long payloads, `tlog/` the published log
-//! (C2SP tlog-tiles), `ledger.key` the key that signs checkpoints, `ledger.pub` the one that verifies them,
-//! `ledger.lock` held by the process that has it open.
+//! On disk, below the folder: `store/` the entries (sled, and the journal before it), `payloads/` long payloads,
+//! `tlog/` the published log (C2SP tlog-tiles), `ledger.key` the key that signs checkpoints, `ledger.pub` the one that
+//! verifies them, `ledger.lock` held by the process that has it open.
 
 mod committer;
 mod entry;
