@@ -29,7 +29,7 @@ use crate::{
     },
     grant::{ConfigError, Grants, Past, Sessions, Source},
     identity::Identity,
-    ledger::{Event, Filter, Ledger, Options, Recovery},
+    ledger::{Event, Filter, Ledger, NotOpened, Options, Recovery},
     observe::Metrics,
     pipeline::{Detached, HouseChange, OnAdvertised, Pipeline},
     secret_file,
@@ -77,6 +77,8 @@ struct Running {
 pub enum OpenError {
     /// Files that an operator has to correct.
     Config(Vec<ConfigError>),
+    /// Another process has the store; see [`NotOpened::InUse`].
+    InUse(NotOpened),
     /// Something of ours that failed.
     Fault(Fault),
 }
@@ -91,6 +93,7 @@ impl fmt::Display for OpenError {
                 }
                 Ok(())
             }
+            Self::InUse(why) => why.fmt(f),
             Self::Fault(fault) => fault.fmt(f),
         }
     }
@@ -101,6 +104,15 @@ impl std::error::Error for OpenError {}
 impl From<Fault> for OpenError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
+    }
+}
+
+impl From<NotOpened> for OpenError {
+    fn from(why: NotOpened) -> Self {
+        match why {
+            NotOpened::InUse(_) => Self::InUse(why),
+            NotOpened::Fault(fault) => Self::Fault(fault),
+        }
     }
 }
 
@@ -610,7 +622,7 @@ async fn reload(shelf: &Shelf, config: &Config, pipeline: &Pipeline) -> Result<(
     let _turn = shelf.turn.lock().await;
     let contracts = read_contracts(&config.folder).map_err(|error| match error {
         OpenError::Config(errors) => errors,
-        OpenError::Fault(fault) => vec![whole(&schemas(&config.folder), fault.0)],
+        other => vec![whole(&schemas(&config.folder), other.to_string())],
     })?;
     let (_, grants) = compile(config, &contracts)?;
     {
