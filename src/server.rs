@@ -159,6 +159,8 @@ pub enum Registration {
     Changed,
     /// It cannot be registered: why.
     Refused(String),
+    /// The upstream cannot be asked, and why; there is no tool's name then.
+    Unreachable(String),
 }
 
 /// One tool that is not offered, for a person to look at.
@@ -314,12 +316,16 @@ impl House {
         }
         let mut done = Vec::new();
         for name in self.config.upstreams.keys().filter(|name| only.is_none_or(|only| only == *name)) {
-            let advertised = self
-                .pipeline
-                .upstreams
-                .advertised(name)
-                .await
-                .map_err(|why| Fault(format!("upstream `{name}` cannot be asked for its tools: {why}")))?;
+            let advertised = match self.pipeline.upstreams.advertised(name).await {
+                Ok(advertised) => advertised,
+                // one that cannot be asked does not keep the others from being registered
+                Err(why) if only.is_none() => {
+                    let (upstream, result) = (name.clone(), Registration::Unreachable(why));
+                    done.push(Registered { upstream, tool: String::new(), result });
+                    continue;
+                }
+                Err(why) => return Err(Fault(format!("upstream `{name}` cannot be asked for its tools: {why}"))),
+            };
             for definition in &advertised.tools {
                 done.push(self.register_one(name, definition)?);
             }
