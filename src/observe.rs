@@ -63,34 +63,24 @@ fn filtered(text: &str) -> Option<EnvFilter> {
 /// A stage of the road, for the time it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Judging the credential.
-    Authenticate,
-    /// Canonical form and contract.
-    Validate,
-    /// Grants.
+    /// Contract and grants.
     Decide,
     /// Writing the intent.
     Record,
-    /// From the first byte out to the last byte in.
+    /// At the tool server, waiting for a place included.
     Forward,
-    /// Looking at what came back.
-    Inspect,
-    /// Writing the outcome.
+    /// Looking at what came back, and writing the outcome.
     Settle,
 }
 
 impl Stage {
-    const ALL: [Self; 7] =
-        [Self::Authenticate, Self::Validate, Self::Decide, Self::Record, Self::Forward, Self::Inspect, Self::Settle];
+    const ALL: [Self; 4] = [Self::Decide, Self::Record, Self::Forward, Self::Settle];
 
     fn word(self) -> &'static str {
         match self {
-            Self::Authenticate => "authenticate",
-            Self::Validate => "validate",
             Self::Decide => "decide",
             Self::Record => "record",
             Self::Forward => "forward",
-            Self::Inspect => "inspect",
             Self::Settle => "settle",
         }
     }
@@ -320,5 +310,34 @@ mod tests {
             assert!(text.contains(line), "`{line}` is not in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_label_is_of_a_closed_set() {
+        let metrics = Metrics::default();
+        for upstream in ["bank", "files"] {
+            for outcome in ["ok", "tool_error", "upstream_error", "unknown", "of the upstream's own making", ""] {
+                metrics.settled(upstream, outcome, Duration::from_millis(1));
+            }
+        }
+        let text = metrics.render(&Snapshot::default());
+        let mut values: std::collections::BTreeMap<&str, std::collections::BTreeSet<&str>> = Default::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.starts_with("countersign_"), "{line}");
+            let Some((labels, _)) = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')) else { continue };
+            for (name, value) in labels.split(',').filter_map(|label| label.split_once('=')) {
+                values.entry(name).or_default().insert(value.trim_matches('"'));
+            }
+        }
+        values.remove("le");
+        values.remove("version");
+        let set = |words: &[&'static str]| words.iter().copied().collect();
+        let expected: std::collections::BTreeMap<&str, std::collections::BTreeSet<&str>> = [
+            ("outcome", set(&OUTCOMES)),
+            ("stage", set(&Stage::ALL.map(Stage::word))),
+            ("upstream", set(&["bank", "files"])),
+        ]
+        .into();
+        assert_eq!(values, expected);
     }
 }

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -16,7 +17,7 @@ use crate::{
     grant::{Asked, Basis, Decision, Grants, Permitted, Sessions, Visibility},
     identity::Identity,
     ledger::{Ledger, Reply},
-    observe::Metrics,
+    observe::{Metrics, Stage},
     upstream::{Host, Subscription, Upstreams},
 };
 
@@ -127,6 +128,17 @@ impl Pipeline {
         received: Received,
         who: Identified,
     ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
+        let begun = Instant::now();
+        let decided = self.judge(received, who);
+        self.metrics.stage(Stage::Decide, begun.elapsed());
+        decided
+    }
+
+    fn judge(
+        &self,
+        received: Received,
+        who: Identified,
+    ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
         let now = self.clock.now();
         let call = received.authenticate(who);
         let (grants, catalog) = (self.grants.load(), self.catalog.load());
@@ -151,11 +163,21 @@ impl Pipeline {
 
     /// The only path to an upstream: recorded before it leaves, settled before it is answered.
     async fn perform(&self, call: Permitted) -> Reply {
+        let mut begun = Instant::now();
+        let mut lap = |stage| {
+            let now = Instant::now();
+            self.metrics.stage(stage, now.duration_since(begun));
+            begun = now;
+        };
         match self.ledger.intend(call).await {
             Ok(call) => {
+                lap(Stage::Record);
                 let tool = Arc::clone(call.call().call().tool());
                 let forwarded = self.upstreams.forward(call).await;
-                self.ledger.settle(tool.inspect(forwarded)).await
+                lap(Stage::Forward);
+                let reply = self.ledger.settle(tool.inspect(forwarded)).await;
+                lap(Stage::Settle);
+                reply
             }
             Err(stopped) => self.refuse(*stopped).await,
         }

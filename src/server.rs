@@ -30,7 +30,7 @@ use crate::{
     grant::{ConfigError, Grants, Past, Sessions, Source},
     identity::Identity,
     json::{Canonical, Digest},
-    ledger::{Event, Filter, Ledger, Options, Recovery},
+    ledger::{Event, Filter, Ledger, NotOpened, Options, Recovery},
     observe::Metrics,
     pipeline::{Detached, HouseChange, OnAdvertised, Pipeline},
     secret_file,
@@ -78,6 +78,8 @@ struct Running {
 pub enum OpenError {
     /// Files that an operator has to correct.
     Config(Vec<ConfigError>),
+    /// Another process has the store; see [`NotOpened::InUse`].
+    InUse(NotOpened),
     /// Something of ours that failed.
     Fault(Fault),
 }
@@ -92,6 +94,7 @@ impl fmt::Display for OpenError {
                 }
                 Ok(())
             }
+            Self::InUse(why) => why.fmt(f),
             Self::Fault(fault) => fault.fmt(f),
         }
     }
@@ -102,6 +105,15 @@ impl std::error::Error for OpenError {}
 impl From<Fault> for OpenError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
+    }
+}
+
+impl From<NotOpened> for OpenError {
+    fn from(why: NotOpened) -> Self {
+        match why {
+            NotOpened::InUse(_) => Self::InUse(why),
+            NotOpened::Fault(fault) => Self::Fault(fault),
+        }
     }
 }
 
@@ -148,6 +160,8 @@ pub enum Registration {
     Changed,
     /// It cannot be registered: why.
     Refused(String),
+    /// The upstream cannot be asked, and why; there is no tool's name then.
+    Unreachable(String),
 }
 
 /// One tool that is not offered, for a person to look at.
@@ -305,12 +319,16 @@ impl House {
         }
         let mut done = Vec::new();
         for name in self.config.upstreams.keys().filter(|name| only.is_none_or(|only| only == *name)) {
-            let advertised = self
-                .pipeline
-                .upstreams
-                .advertised(name)
-                .await
-                .map_err(|why| Fault(format!("upstream `{name}` cannot be asked for its tools: {why}")))?;
+            let advertised = match self.pipeline.upstreams.advertised(name).await {
+                Ok(advertised) => advertised,
+                // one that cannot be asked does not keep the others from being registered
+                Err(why) if only.is_none() => {
+                    let (upstream, result) = (name.clone(), Registration::Unreachable(why));
+                    done.push(Registered { upstream, tool: String::new(), result });
+                    continue;
+                }
+                Err(why) => return Err(Fault(format!("upstream `{name}` cannot be asked for its tools: {why}"))),
+            };
             for definition in &advertised.tools {
                 done.push(self.register_one(name, definition)?);
             }
@@ -626,7 +644,7 @@ async fn reload(shelf: &Shelf, config: &Config, pipeline: &Pipeline) -> Result<(
     let _turn = shelf.turn.lock().await;
     let contracts = read_contracts(&config.folder).map_err(|error| match error {
         OpenError::Config(errors) => errors,
-        OpenError::Fault(fault) => vec![whole(&schemas(&config.folder), fault.0)],
+        other => vec![whole(&schemas(&config.folder), other.to_string())],
     })?;
     let (_, grants) = compile(config, &contracts)?;
     {

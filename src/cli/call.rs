@@ -47,7 +47,10 @@ async fn running_endpoint(place: &Place) -> Result<String, Failure> {
     let config = place.config()?;
     let Some(mut server) = control::connect(&config).await? else { return Ok(config.endpoint()) };
     let status = server.ask(&Request::Status).await?;
-    Ok(show::field(&status, "mcp").to_owned())
+    status.get("mcp").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+        Failure::new(Exit::Unreachable, "the server that runs here speaks on standard input and output only")
+            .hint("end the agents that run it, then `countersign serve`")
+    })
 }
 
 async fn short_token(place: &Place, agent: String) -> Result<String, Failure> {

@@ -1,6 +1,7 @@
 //! The control socket: `<data>/control.sock`, for the account that runs the server and nobody else.
 //!
-//! One JSON [`Request`] a POST to `/ask`; the answer is what it asked for, or a [`Failure`].
+//! One JSON [`Request`] a POST to `/ask`; the answer is what it asked for, or a [`Failure`]. `/stdio` is for agents,
+//! see [`super::attach`].
 
 use std::{
     io,
@@ -29,6 +30,7 @@ use tokio::{
 };
 
 use super::{
+    attach::Entrance,
     outcome::{Exit, Failure},
     request::{Request, execute},
 };
@@ -44,9 +46,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What fits into a socket's address on every Unix.
 const LONGEST_PATH: usize = 100;
 
-struct Room {
-    house: Arc<House>,
-    stop: watch::Sender<bool>,
+/// What those who come by the socket can reach.
+pub(super) struct Room {
+    /// The house they ask.
+    pub(super) house: Arc<House>,
+    /// Turned true by [`Request::Stop`].
+    pub(super) stop: watch::Sender<bool>,
+    /// Where agents come in.
+    pub(super) entrance: Entrance,
+    /// The HTTP doors are open too.
+    pub(super) http: bool,
 }
 
 /// Opens the socket. The caller holds the store, so a socket that is there is a dead server's.
@@ -66,18 +75,14 @@ pub(super) fn bind(config: &Config) -> Result<UnixListener, Failure> {
     Ok(listener)
 }
 
-/// Answers until `shutdown` turns true. [`Request::Stop`] turns `stop` true.
-pub(super) async fn serve(
-    listener: UnixListener,
-    house: Arc<House>,
-    stop: watch::Sender<bool>,
-    shutdown: watch::Receiver<bool>,
-) {
-    let path = house.config.control_socket();
+/// Answers until `shutdown` turns true.
+pub(super) async fn serve(listener: UnixListener, room: Room, shutdown: watch::Receiver<bool>) {
+    let path = room.house.config.control_socket();
     let routes = Router::new()
         .route("/ask", post(answer))
+        .route("/stdio", post(admit))
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
-        .with_state(Arc::new(Room { house, stop }));
+        .with_state(Arc::new(room));
     serve_connections(listener, routes, CONNECTIONS, shutdown).await;
     // one that stays behind is replaced at the next start
     let _left = std::fs::remove_file(path);
@@ -89,15 +94,34 @@ async fn answer(State(room): State<Arc<Room>>, body: Bytes) -> Response {
             room.stop.send_replace(true);
             Ok(serde_json::json!({"stopping": true}))
         }
+        Ok(Request::Status) => execute(&room.house, Request::Status).await.map(|mut status| {
+            if let (false, Some(status)) = (room.http, status.as_object_mut()) {
+                // a server on standard input and output listens nowhere
+                status.insert("mcp".to_owned(), Value::Null);
+                status.insert("console".to_owned(), Value::Null);
+            }
+            status
+        }),
         Ok(request) => execute(&room.house, request).await,
         // a CLI of another version, most likely
         Err(_) => Err(Failure::new(Exit::Cannot, "the server does not know this request")
             .hint("use the `countersign` of the server's own version")),
     };
-    let (status, body) = match done {
-        Ok(value) => (StatusCode::OK, value),
-        Err(failure) => (StatusCode::CONFLICT, serde_json::to_value(failure).unwrap_or_default()),
-    };
+    match done {
+        Ok(value) => told(StatusCode::OK, &value),
+        Err(failure) => refused(&failure),
+    }
+}
+
+async fn admit(State(room): State<Arc<Room>>, request: axum::extract::Request) -> Response {
+    room.entrance.admit(&room.house, request).await.unwrap_or_else(|failure| refused(&failure))
+}
+
+fn refused(failure: &Failure) -> Response {
+    told(StatusCode::CONFLICT, &serde_json::to_value(failure).unwrap_or_default())
+}
+
+fn told(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
@@ -108,30 +132,34 @@ pub(super) struct Server {
     _driver: JoinSet<()>,
 }
 
-/// Reaches the server that runs on the data folder; `None` when there is none.
+/// A stream to the server that runs on the data folder; `None` when there is none.
 ///
 /// # Errors
 /// [`Failure`] when there is a socket that we may not use.
-pub(super) async fn connect(config: &Config) -> Result<Option<Server>, Failure> {
+pub(super) fn dial(config: &Config) -> Result<Option<UnixStream>, Failure> {
     let path = config.control_socket();
     let stream = at_address(&path, |address| std::os::unix::net::UnixStream::connect(address));
     let stream = stream.and_then(|stream| {
         stream.set_nonblocking(true)?;
         UnixStream::from_std(stream)
     });
-    let stream = match stream {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(None);
+    match stream {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(Failure {
+            exit: Exit::Unreachable,
+            ..Failure::io(format!("`{}` cannot be used", path.display()), &error)
         }
-        Err(error) => {
-            return Err(Failure {
-                exit: Exit::Unreachable,
-                ..Failure::io(format!("`{}` cannot be used", path.display()), &error)
-            }
-            .hint("run this as the account that runs the server"));
-        }
-    };
+        .hint("run this as the account that runs the server")),
+    }
+}
+
+/// Reaches the server that runs on the data folder; `None` when there is none.
+///
+/// # Errors
+/// [`Failure`] when there is a socket that we may not use.
+pub(super) async fn connect(config: &Config) -> Result<Option<Server>, Failure> {
+    let Some(stream) = dial(config)? else { return Ok(None) };
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| gone(&error))?;
     let mut driver = JoinSet::new();
     driver.spawn(async move {
@@ -173,7 +201,8 @@ impl Server {
     }
 }
 
-fn gone(error: &dyn std::error::Error) -> Failure {
+/// The server ended before it answered.
+pub(super) fn gone(error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Unreachable, format!("the server broke off: {error}"))
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod attach;
 pub mod bank;
 mod call;
 mod check;
@@ -462,7 +463,8 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
         Command::Tool(ToolCommand::Register { upstream }) => {
             let answer = place.ask(Request::RegisterTools { upstream }).await?;
             place.answer(&answer, show::registered);
-            let refused = show::items(&answer, "tools").iter().any(|tool| show::field(tool, "result") == "refused");
+            let failed = |tool: &serde_json::Value| matches!(show::field(tool, "result"), "refused" | "unreachable");
+            let refused = show::items(&answer, "tools").iter().any(failed);
             Ok(if refused { Exit::No } else { Exit::Done })
         }
         Command::Tool(ToolCommand::List) => {

@@ -111,6 +111,8 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Config(errors) => Self::config(&errors),
+            OpenError::InUse(why) => Self::new(Exit::Fault, why.to_string())
+                .hint("a server or another command has it: see `countersign status`, and `countersign stop`"),
             OpenError::Fault(fault) => fault.into(),
         }
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     control,
@@ -20,11 +21,16 @@ use crate::{
     identity::TokenRequest,
     json::Limits,
     ledger::{Entry, Filter},
-    server::{House, Registration, why_code},
+    server::{House, OpenError, Registration, why_code},
 };
 
 /// The most entries that one request brings.
 pub(super) const PAGE: usize = 500;
+
+/// How long a command waits for another that has the store.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When it looks again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Everything that can be asked. There is no other verb.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,16 +156,23 @@ pub enum Request {
 /// # Errors
 /// [`Failure`], by whichever of the two was asked.
 pub async fn with_house(config: Config, request: Request) -> Result<Value, Failure> {
-    if let Some(mut server) = control::connect(&config).await? {
-        return server.ask(&request).await;
-    }
-    if matches!(request, Request::Reload | Request::Stop) {
-        return Err(no_server());
-    }
-    let house = match request {
-        Request::Status | Request::ExplainGrant { .. } => House::open(config, Clock::System)?,
-        // a grant that does not check stops neither what would mend it nor a revocation
-        _ => House::open_unjudging(config, Clock::System)?,
+    let deadline = Instant::now() + PATIENCE;
+    let house = loop {
+        if let Some(mut server) = control::connect(&config).await? {
+            return server.ask(&request).await;
+        }
+        let opened = match request {
+            Request::Reload | Request::Stop => return Err(no_server()),
+            Request::Status | Request::ExplainGrant { .. } => House::open(config.clone(), Clock::System),
+            // a grant that does not check stops neither what would mend it nor a revocation
+            _ => House::open_unjudging(config.clone(), Clock::System),
+        };
+        match opened {
+            Ok(house) => break house,
+            // another command that ends soon, or a server that opens its socket soon
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
+            Err(error) => return Err(error.into()),
+        }
     };
     let answer = execute(&house, request).await;
     house.pipeline.upstreams.stop().await;
@@ -313,8 +326,9 @@ async fn register(house: &House, upstream: Option<String>) -> Result<Value, Fail
                 Registration::Unchanged => ("unchanged", None, None),
                 Registration::Changed => ("changed", None, None),
                 Registration::Refused(why) => ("refused", None, Some(why)),
+                Registration::Unreachable(why) => ("unreachable", None, Some(why)),
             };
-            let (upstream, tool) = (done.upstream.as_str(), done.tool);
+            let (upstream, tool) = (done.upstream.as_str(), Some(done.tool).filter(|tool| !tool.is_empty()));
             json!({"upstream": upstream, "tool": tool, "result": result, "impact": impact, "why": why})
         })
         .collect();

@@ -7,21 +7,27 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{
-    control,
+    attach,
+    control::{self, Room},
     outcome::{Exit, Failure},
 };
 use crate::{
     clock::Clock,
     config::Config,
     http, mcp,
-    server::{self, House},
+    server::{House, OpenError},
 };
 
-/// Requests of one agent on standard input that may be under way at once.
-const STDIO_REQUESTS: usize = 64;
+/// How long an agent waits for whoever has the store to open its socket or to end.
+const ATTACH: Duration = Duration::from_secs(20);
+/// How long a server waits for a command that has the store to end.
+const STORE: Duration = Duration::from_secs(3);
+/// When it looks again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Serves HTTP until a signal or `stop` ends it. `ready` is told once every door is open.
 pub(super) async fn serve(
@@ -31,7 +37,7 @@ pub(super) async fn serve(
     // the real ports are known before tokens are, as the endpoint is their audience
     let agents = listen(&mut config.server.listen).await?;
     let console = listen(&mut config.console.listen).await?;
-    let house = Arc::new(open(config)?);
+    let house = Arc::new(open(config, STORE).await?);
     let control = match control::bind(&house.config) {
         Ok(control) => control,
         Err(failure) => {
@@ -62,13 +68,12 @@ pub(super) async fn serve(
         house.config.data.clone(),
         closed.clone(),
     ));
-    let asked = stop.clone();
-    operators.spawn({
-        let house = Arc::clone(&house);
-        async move {
-            control::serve(control, house, asked, closed).await;
-            Ok(())
-        }
+    let (entrance, arriving) = attach::entrance();
+    doors.spawn(attach::serve(arriving, Arc::clone(&house), stopped.clone()));
+    let room = Room { house: Arc::clone(&house), stop: stop.clone(), entrance, http: true };
+    operators.spawn(async move {
+        control::serve(control, room, closed).await;
+        Ok(())
     });
     tracing::info!(mcp = house.config.endpoint(), console = house.config.console_url(), "serving");
     let announced = ready(&house).await;
@@ -92,9 +97,21 @@ pub(super) async fn serve(
     Ok(if matches!(why, Ended::Broken) { Exit::Fault } else { Exit::Done })
 }
 
-/// Serves one agent on standard input and output.
+/// Serves one agent on standard input and output: through the server that runs on this data folder, or, where
+/// there is none, as the server that other agents and commands reach.
 pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> {
-    let house = Arc::new(open(config)?);
+    let deadline = Instant::now() + ATTACH;
+    let house = loop {
+        if let Some(stream) = attach::attach(&config, agent).await? {
+            return attach::pipe(stream).await;
+        }
+        match House::open(config.clone(), Clock::System) {
+            Ok(house) => break Arc::new(house),
+            // whoever has the store opens its socket soon, or is a command that ends soon
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
+            Err(error) => return Err(not_opened(error)),
+        }
+    };
     let agent = match house.pipeline.identity.named(agent) {
         Ok(agent) => agent,
         Err(fault) => {
@@ -102,29 +119,27 @@ pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> 
             return Err(Failure::new(Exit::Cannot, fault.0));
         }
     };
-    // another process may have the socket only if it has the store too, which this one has
-    let control = control::bind(&house.config);
+    let control = match control::bind(&house.config) {
+        Ok(control) => control,
+        Err(failure) => {
+            house.stop("failed").await;
+            return Err(failure);
+        }
+    };
     if let Err(fault) = house.start().await {
         house.stop("failed").await;
         return Err(fault.into());
     }
     let (stop, stopped) = watch::channel(false);
     let (close, closed) = watch::channel(false);
+    let (entrance, arriving) = attach::entrance();
     let mut operators = JoinSet::new();
-    if let Ok(control) = control {
-        operators.spawn(control::serve(control, Arc::clone(&house), stop.clone(), closed));
-    }
+    let room = Room { house: Arc::clone(&house), stop: stop.clone(), entrance, http: false };
+    operators.spawn(control::serve(control, room, closed));
     let mut doors = JoinSet::new();
-    let settings = mcp::stdio::Settings {
-        max_line: house.config.server.max_body,
-        max_requests: STDIO_REQUESTS,
-        drain: house.config.server.drain,
-        key: house.session_key,
-    };
-    let pipeline = Arc::clone(&house.pipeline);
-    let who = move || pipeline.identity.again(agent.principal()).ok();
-    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-    doors.spawn(mcp::stdio::serve(Arc::clone(&house.pipeline), settings, who, input, output, stopped.clone()));
+    doors.spawn(attach::serve(arriving, Arc::clone(&house), stopped.clone()));
+    let (own, until) = (Arc::clone(&house), stopped.clone());
+    doors.spawn(async move { attach::channel(&own, agent, tokio::io::stdin(), tokio::io::stdout(), until).await });
     let why = wait(&house, stopped, &mut doors).await;
     stop.send_replace(true);
     let drained = async { while doors.join_next().await.is_some() {} };
@@ -173,6 +188,8 @@ async fn wait(
     };
     loop {
         tokio::select! {
+            // a door that ends because it was told to is not why the server ends
+            biased;
             _ = terminate.recv() => return Ended::Signal,
             _ = interrupt.recv() => return Ended::Signal,
             _ = stopped.wait_for(|stop| *stop) => return Ended::Asked,
@@ -204,14 +221,27 @@ async fn reload(house: &House) {
     }
 }
 
-fn open(config: Config) -> Result<House, Failure> {
-    House::open(config, Clock::System).map_err(|error| {
-        if let server::OpenError::Config(errors) = &error {
-            // a server that does not start says why in its log too
-            tracing::error!(errors = errors.len(), "the files of this house have errors");
+/// Opens the house; another command that has the store for a moment is waited for.
+///
+/// # Errors
+/// [`Failure`] when it cannot be opened, or is in use for longer than `patience`.
+pub(super) async fn open(config: Config, patience: Duration) -> Result<House, Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match House::open(config.clone(), Clock::System) {
+            Ok(house) => return Ok(house),
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
+            Err(error) => return Err(not_opened(error)),
         }
-        Failure::from(error)
-    })
+    }
+}
+
+fn not_opened(error: OpenError) -> Failure {
+    if let OpenError::Config(errors) = &error {
+        // a server that does not start says why in its log too
+        tracing::error!(errors = errors.len(), "the files of this house have errors");
+    }
+    error.into()
 }
 
 async fn listen(address: &mut std::net::SocketAddr) -> Result<TcpListener, Failure> {

@@ -84,10 +84,11 @@ pub(super) fn status(answer: &Value) -> String {
     let ledger = answer.get("ledger").unwrap_or(&Value::Null);
     let grants = answer.get("grants").unwrap_or(&Value::Null);
     let healthy = ledger.get("healthy").and_then(Value::as_bool) == Some(true);
+    let door = |name: &str| answer.get(name).and_then(Value::as_str);
     let mut rows = vec![
         vec!["running".to_owned(), format!("version {}, process {}", field(answer, "version"), number(answer, "pid"))],
-        vec!["agents".to_owned(), field(answer, "mcp").to_owned()],
-        vec!["console".to_owned(), field(answer, "console").to_owned()],
+        vec!["agents".to_owned(), door("mcp").unwrap_or("on standard input and output only").to_owned()],
+        vec!["console".to_owned(), door("console").unwrap_or("closed").to_owned()],
         vec!["data".to_owned(), field(answer, "data").to_owned()],
         vec![
             "ledger".to_owned(),
@@ -116,7 +117,10 @@ pub(super) fn registered(answer: &Value) -> String {
         return "no tools to register".to_owned();
     }
     let cells = |tool: &Value| {
-        let name = format!("{}__{}", field(tool, "upstream"), visible(field(tool, "tool")));
+        let name = match field(tool, "tool") {
+            "" => field(tool, "upstream").to_owned(),
+            name => format!("{}__{}", field(tool, "upstream"), visible(name)),
+        };
         let more = match field(tool, "result") {
             "new" => format!("impact: {}", words(tool, "impact")),
             "changed" => "see `countersign tool review`".to_owned(),

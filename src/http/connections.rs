@@ -105,7 +105,9 @@ where
         .header_read_timeout(Duration::from_secs(10))
         .max_headers(64)
         .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        // a connection that changes to another protocol is its handler's from then on, and its count
+        .with_upgrades();
     let stopped = async move {
         let _sender_gone = shutdown.wait_for(|stop| *stop).await;
     };

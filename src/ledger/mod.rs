@@ -32,7 +32,7 @@ pub use search::Filter;
 pub use views::{Token, Views};
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -130,18 +130,44 @@ pub struct Payload {
     pub bytes: Bytes,
 }
 
+/// Why a ledger cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// Another process has the ledger in this folder; it may be a server, or a command that ends soon.
+    InUse(PathBuf),
+    /// It is damaged, of a newer format, or the machine said no.
+    Fault(Fault),
+}
+
+impl fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse(folder) => write!(f, "the ledger in `{}` is in use by another process", folder.display()),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotOpened {}
+
+impl From<Fault> for NotOpened {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 impl Ledger {
     /// Opens the ledger in `folder`, makes it where there is none, and settles every intent that a
     /// crash left without an outcome as `unknown`.
     ///
     /// # Errors
-    /// [`Fault`] when the store is locked by another process, damaged, or of a newer format.
-    pub fn open(folder: &Path, options: Options, clock: Clock) -> Result<(Self, Recovery), Fault> {
+    /// [`NotOpened`] when another process has the store, or it is damaged or of a newer format.
+    pub fn open(folder: &Path, options: Options, clock: Clock) -> Result<(Self, Recovery), NotOpened> {
         let failed = |error: std::io::Error| Fault(format!("`{}` cannot be opened: {error}", folder.display()));
         fs::create_dir_all(folder).map_err(failed)?;
         let lock = lock(folder)?;
         let store = Arc::new(Journaled::open(&folder.join("store"))?);
-        Self::start(folder, store, Some(lock), options, clock)
+        Ok(Self::start(folder, store, Some(lock), options, clock)?)
     }
 
     fn start(
@@ -434,16 +460,13 @@ fn write_proof(seq: u64, path: &[tree::Hash], checkpoint: &Checkpoint, signer: &
 }
 
 /// Takes the ledger for this process alone.
-fn lock(folder: &Path) -> Result<fs::File, Fault> {
+fn lock(folder: &Path) -> Result<fs::File, NotOpened> {
     let path = folder.join("ledger.lock");
     let failed = |error: std::io::Error| Fault(format!("`{}` cannot be locked: {error}", path.display()));
     let file = fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(Fault(format!(
-            "the ledger in `{}` is in use by another process: stop it, or ask it through its control socket",
-            folder.display()
-        ))),
-        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+        Err(fs::TryLockError::WouldBlock) => Err(NotOpened::InUse(folder.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(failed(error).into()),
     }
 }

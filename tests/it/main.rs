@@ -23,8 +23,10 @@ mod ledger_crash;
 #[cfg(target_os = "linux")]
 mod power;
 mod recorder;
+mod registering;
 mod road;
 mod second_door;
 mod secrets;
+mod stdio;
 mod tidy;
 mod wire;

@@ -298,7 +298,7 @@ fn a_store_that_was_rolled_back_alone() {
     copy(&genuine().before.path().join("store"), &path.join("store"));
     tampered(&verify(&path, None, None), Some(400), "the store does not have it");
     let fault = Ledger::open(&path, options(), clock()).unwrap_err();
-    assert!(fault.0.contains("rolled back"), "{fault}");
+    assert!(fault.to_string().contains("rolled back"), "{fault}");
     fs::remove_dir_all(path.join("store")).unwrap();
     tampered(&verify(&path, None, None), None, "the store is missing");
 }
