@@ -45,6 +45,7 @@ fn disk(test: &str, honesty: Honesty) -> Option<Disk> {
         Ok(disk) => Some(disk),
         Err(why) => {
             // past the capture of output, so that it is seen that this proved nothing
+            #[expect(clippy::explicit_write, reason = "the test runner keeps what `eprintln!` says to itself")]
             writeln!(std::io::stderr(), "skipped: power::{test}: {why}").unwrap();
             None
         }
