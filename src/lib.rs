@@ -68,52 +68,52 @@
 //! fn forge(call: CallId, body: Body) -> Reply { Reply { call, operation: Operation::CallTool, body } }
 //! ```
 //!
-//! The modules, in reading order:
+//! The modules stand below in reading order.
 
-/// Strict parsing, canonical form, digests.
+// Strict parsing, canonical form, digests.
 pub mod json;
 
-/// Time and randomness, as parameters.
+// Time and randomness, as parameters.
 pub mod clock;
 
-/// A call and its first stages; who calls, and why a call is refused.
+// A call and its first stages; who calls, and why a call is refused.
 pub mod call;
 
-/// Files that only we may read: keys.
+// Files that only we may read: keys.
 pub mod secret_file;
 
-/// Credentials in, principals out.
+// Credentials in, principals out.
 pub mod identity;
 
-/// What each tool was when a person reviewed it, and what is offered now.
+// What each tool was when a person reviewed it, and what is offered now.
 pub mod contract;
 
-/// Who may do what: the verdict.
+// Who may do what: the verdict.
 pub mod grant;
 
-/// What happened: written before the act, provable to a stranger.
+// What happened: written before the act, provable to a stranger.
 pub mod ledger;
 
-/// The tool servers behind the wall.
+// The tool servers behind the wall.
 pub mod upstream;
 
-/// The road, top to bottom.
+// The road, top to bottom.
 pub mod pipeline;
 
-/// Logs and metrics.
+// Logs and metrics.
 pub mod observe;
 
-/// `countersign.toml`.
+// `countersign.toml`.
 pub mod config;
 
-/// The agents' door: MCP over HTTP and stdio.
+// The agents' door: MCP over HTTP and stdio.
 pub mod mcp;
 
-/// The operators' door: health, metrics, the published log.
+// The operators' door: health, metrics, the published log.
 pub mod http;
 
-/// One house put together from files, and taken apart again.
+// One house put together from files, and taken apart again.
 pub mod server;
 
-/// The command line.
+// The command line.
 pub mod cli;

@@ -94,7 +94,7 @@ pub enum Request {
     LedgerEntries {
         /// The first.
         from: u64,
-        /// How many at most, up to [`PAGE`].
+        /// How many at most, up to `PAGE`.
         most: usize,
         /// How long to wait for one when there is none yet, milliseconds, up to 10,000.
         wait_ms: u64,
@@ -103,7 +103,7 @@ pub enum Request {
     LedgerSelect {
         /// Not before this one.
         from: u64,
-        /// How many at most, up to [`PAGE`].
+        /// How many at most, up to `PAGE`.
         most: usize,
         /// Of this agent.
         agent: Option<String>,
@@ -130,7 +130,7 @@ pub enum Request {
     LedgerExport {
         /// The first.
         from: u64,
-        /// How many at most, up to [`PAGE`].
+        /// How many at most, up to `PAGE`.
         most: usize,
     },
     /// Removes what is kept beside an entry.
@@ -184,7 +184,7 @@ pub(super) fn no_server() -> Failure {
     Failure::new(Exit::Unreachable, "no server runs on this data folder").hint("start one with `countersign serve`")
 }
 
-/// Does what was asked. [`Request::Stop`] is the server's own affair (see [`control`]).
+/// Does what was asked. [`Request::Stop`] is the server's own affair (see `control`).
 ///
 /// # Errors
 /// [`Failure`].

@@ -1,9 +1,9 @@
 //! One strict reader and one canonical form for every byte of JSON that comes from outside.
 //!
-//! [`parse`] reads RFC 8259 text once and refuses what other parsers disagree about: duplicate member
+//! [`parse()`] reads RFC 8259 text once and refuses what other parsers disagree about: duplicate member
 //! names (after unescaping), lone surrogates, invalid UTF-8, a byte order mark, trailing text. Number
 //! text is kept exactly as sent. [`Canonical`] is the RFC 8785 form of a tree within I-JSON (RFC 7493).
-//! [`twin`] finds names that other parsers could confuse with those of the protocol; [`options`] and
+//! [`twin()`] finds names that other parsers could confuse with those of the protocol; [`options`] and
 //! [`first_error`] compile schemas for this tree and tell what is wrong with one.
 
 mod canonical;

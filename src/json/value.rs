@@ -1,4 +1,4 @@
-//! The tree that [`parse`](super::parse) makes: members in the order they came, number text as sent.
+//! The tree that [`parse`](super::parse()) makes: members in the order they came, number text as sent.
 
 use std::{cmp::Ordering, ops::Range};
 

@@ -6,7 +6,7 @@
 //! another in its body is refused.
 //!
 //! A message is read once into a closed set ([`message`]); what is wrong with it is one of a closed list
-//! ([`problem`]); a call goes to the [`Road`] and its reply is rendered for the caller ([`render`]). Nothing
+//! ([`problem`]); a call goes to the [`Road`] and its reply is rendered for the caller (`render`). Nothing
 //! of a caller's envelope is ever forwarded.
 //!
 //! ```text
