@@ -104,7 +104,8 @@ python_peers() {
 
 tests() {
   if command -v cargo-nextest >/dev/null; then
-    cargo nextest run --locked --all-targets --no-fail-fast
+    # on a machine that is short of time a test may need a second try: it is then named as FLAKY
+    cargo nextest run --locked --all-targets --no-fail-fast --retries 2
   else
     cargo test --locked --all-targets --no-fail-fast
   fi
