@@ -64,7 +64,12 @@ impl Agent {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let answer = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no answer to {method}"));
+            let Ok(answer) = self.lines.recv_timeout(left) else {
+                let _ended = self.process.kill();
+                let mut said = String::new();
+                self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("no answer to {method}: {:?}, {said}", self.process.wait());
+            };
             if answer["id"] == json!(self.id) {
                 return answer;
             }
