@@ -29,7 +29,13 @@ use super::{
 use crate::{call::Fault, json::Digest};
 
 const SEGMENT: usize = 8 << 20;
-const CACHE: u64 = 16 << 20;
+const CACHE: u64 = 8 << 20;
+/// About how long a bundle of entries gets, and one of payloads before compression. Sled looks at a part of its cache
+/// only after 64 uses of that part, of which there are 256: what it holds beyond [`CACHE`] grows with the bundles.
+const BUNDLE: usize = 4 << 10;
+const PAYLOAD_BUNDLE: usize = 12 << 10;
+/// How often each bundle is looked at after it was written, so that sled looks at its cache soon enough.
+const LOOKS: usize = 4;
 /// What has to be free for another write.
 const FREE: u64 = 2 * SEGMENT as u64 + (64 << 20);
 /// How many writes may pass between two looks at what is free.
@@ -196,11 +202,13 @@ impl Store for SledStore {
         self.guarded(|| {
             self.check_free()?;
             let mut batch = sled::Batch::default();
-            let mut bundle = Vec::with_capacity(LONGEST);
+            let mut written = Vec::new();
+            let mut bundle = Vec::with_capacity(BUNDLE);
             let (mut first, mut next) = (group.first, group.first);
             for entry in &group.entries {
-                if !bundle.is_empty() && bundle.len() + entry.text.len() + 34 > LONGEST {
+                if !bundle.is_empty() && bundle.len() + entry.text.len() + 34 > BUNDLE {
                     batch.insert(key(b'e', first).as_slice(), std::mem::take(&mut bundle));
+                    written.push(key(b'e', first));
                     first = next;
                 }
                 let length = u16::try_from(entry.text.len()).ok().filter(|length| usize::from(*length) <= LONGEST);
@@ -217,6 +225,7 @@ impl Store for SledStore {
             let mut pack = |batch: &mut sled::Batch, first: u64, records: &[u8]| -> Result<(), Fault> {
                 let packed = packer.compress(records).map_err(|error| Fault(format!("cannot compress: {error}")))?;
                 batch.insert(key(b'p', first).as_slice(), packed);
+                written.push(key(b'p', first));
                 Ok(())
             };
             let mut records = Vec::new();
@@ -229,7 +238,7 @@ impl Store for SledStore {
                 if longest > PAYLOADS {
                     return Err(damaged("a payload is too long to be written"));
                 }
-                if !records.is_empty() && records.len() + longest > PAYLOADS {
+                if !records.is_empty() && records.len() + longest > PAYLOAD_BUNDLE {
                     pack(&mut batch, first, &records)?;
                     records.clear();
                 }
@@ -260,6 +269,11 @@ impl Store for SledStore {
             }
             batch.insert(b"h", head);
             self.write(batch)?;
+            for key in written {
+                for _ in 0..LOOKS {
+                    self.db.contains_key(key).map_err(broken)?;
+                }
+            }
             Ok(Appended::Written)
         })
     }

@@ -258,9 +258,16 @@ struct Work {
     edge: Edge,
     /// No checkpoint below this size is published: a larger one was.
     floor: u64,
-    files: Vec<PathBuf>,
+    files: Vec<Written>,
     folders: BTreeSet<PathBuf>,
     finished: Vec<PathBuf>,
+}
+
+/// A file that waits to be synced, and whether it is in its place already or beside it.
+struct Written {
+    path: PathBuf,
+    file: fs::File,
+    there: bool,
 }
 
 impl Work {
@@ -427,7 +434,7 @@ impl Work {
         Ok(())
     }
 
-    /// Writes a file beside its place; [`Work::sync`] puts it there.
+    /// Writes a file; [`Work::sync`] makes it stay, and puts it in its place where there was one before.
     fn write(&mut self, level: Option<u32>, index: u64, width: usize, content: &[u8]) -> Result<(), Fault> {
         let path = self.folder.join(tile_path(level, index, width));
         let failed = |error: std::io::Error| Fault(format!("`{}` cannot be written: {error}", path.display()));
@@ -443,17 +450,27 @@ impl Work {
         if width == WIDTH {
             self.finished.push(self.folder.join(format!("{}.p", tile_path(level, index, WIDTH))));
         }
-        fs::File::create(beside(&path)).and_then(|mut file| file.write_all(content)).map_err(failed)?;
-        self.files.push(path);
+        // a file of which nothing was published yet need not be made beside its place
+        let (file, there) = match fs::File::create_new(&path) {
+            Ok(file) => (file, true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                (fs::File::create(beside(&path)).map_err(failed)?, false)
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut writing = &file;
+        writing.write_all(content).map_err(failed)?;
+        self.files.push(Written { path, file, there });
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), Fault> {
-        for path in self.files.drain(..) {
+        for Written { path, file, there } in self.files.drain(..) {
             let failed = |error: std::io::Error| Fault(format!("`{}` cannot be synced: {error}", path.display()));
-            let beside = beside(&path);
-            fs::File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
-            fs::rename(&beside, &path).map_err(failed)?;
+            file.sync_all().map_err(failed)?;
+            if !there {
+                fs::rename(beside(&path), &path).map_err(failed)?;
+            }
         }
         std::mem::take(&mut self.folders).iter().try_for_each(|folder| sync_folder(folder))
     }
