@@ -229,7 +229,7 @@ impl House {
         };
         let (ledger, recovery) = Ledger::open(&config.data, options, clock.clone())?;
         let identity =
-            Identity::open(&config.data, audience(&config), config.identity.max_ttl, ledger.clone(), clock.clone())?;
+            Identity::open(&config.data, config.endpoint(), config.identity.max_ttl, ledger.clone(), clock.clone())?;
         let session_key = session_key(&config.data)?;
         let metrics = Arc::new(Metrics::default());
         let (notes, arriving) = mpsc::channel(NOTES);
@@ -747,14 +747,6 @@ pub fn read_grants(folder: &Path) -> Result<Vec<Source>, Vec<ConfigError>> {
 /// The folder of the contracts.
 pub fn schemas(folder: &Path) -> PathBuf {
     folder.join("schemas")
-}
-
-/// The URL agents know `/mcp` by: the audience of their tokens.
-pub fn audience(config: &Config) -> String {
-    match &config.server.url {
-        Some(url) => url.clone(),
-        None => format!("http://{}/mcp", config.server.listen),
-    }
 }
 
 fn session_key(data: &Path) -> Result<[u8; 32], Fault> {

@@ -83,16 +83,7 @@ pub(super) async fn serve(
     };
     tracing::info!(why = why.word(), "draining");
     stop.send_replace(true);
-    let drained = tokio::time::timeout(house.config.server.drain, async { while doors.join_next().await.is_some() {} });
-    if drained.await.is_err() {
-        tracing::warn!("calls in flight did not end in time; they are settled as unknown");
-    }
-    doors.shutdown().await;
-    house.stop(why.word()).await;
-    close.send_replace(true);
-    let closing = async { while operators.join_next().await.is_some() {} };
-    // connections of the operators' doors have their own grace
-    let _in_time = tokio::time::timeout(Duration::from_secs(6), closing).await;
+    take_apart(&house, why, doors, close, operators).await;
     announced?;
     Ok(if matches!(why, Ended::Broken) { Exit::Fault } else { Exit::Done })
 }
@@ -142,6 +133,18 @@ pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> 
     doors.spawn(async move { attach::channel(&own, agent, tokio::io::stdin(), tokio::io::stdout(), until).await });
     let why = wait(&house, stopped, &mut doors).await;
     stop.send_replace(true);
+    take_apart(&house, why, doors, close, operators).await;
+    Ok(if matches!(why, Ended::Broken) { Exit::Fault } else { Exit::Done })
+}
+
+/// Lets the doors, which know already that they are to stop, finish; then closes the house, and the operators' doors last.
+async fn take_apart<T: 'static, U: 'static>(
+    house: &House,
+    why: Ended,
+    mut doors: JoinSet<T>,
+    close: watch::Sender<bool>,
+    mut operators: JoinSet<U>,
+) {
     let drained = async { while doors.join_next().await.is_some() {} };
     if tokio::time::timeout(house.config.server.drain, drained).await.is_err() {
         tracing::warn!("calls in flight did not end in time; they are settled as unknown");
@@ -150,8 +153,8 @@ pub(super) async fn stdio(config: Config, agent: &str) -> Result<Exit, Failure> 
     house.stop(why.word()).await;
     close.send_replace(true);
     let closing = async { while operators.join_next().await.is_some() {} };
+    // connections of the operators' doors have their own grace
     let _in_time = tokio::time::timeout(Duration::from_secs(6), closing).await;
-    Ok(if matches!(why, Ended::Broken) { Exit::Fault } else { Exit::Done })
 }
 
 /// Why serving ended.
