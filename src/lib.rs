@@ -85,6 +85,9 @@ pub mod secret_file;
 // Credentials in, principals out.
 pub mod identity;
 
+// Approvers' one-time codes, sealed keys and sessions.
+pub mod approver;
+
 // What each tool was when a person reviewed it, and what is offered now.
 pub mod contract;
 

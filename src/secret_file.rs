@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::call::Fault;
@@ -50,7 +50,11 @@ pub fn private_folder(path: &Path) -> Result<(), Fault> {
         .map_err(|error| Fault(format!("`{}` cannot be made: {error}", path.display())))
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+/// The secret, or `None` when there is none.
+///
+/// # Errors
+/// [`Fault`] when it cannot be read, or others may read it.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
     let fault = |error: std::io::Error| Fault(format!("`{}` cannot be read: {error}", path.display()));
     let file = match File::open(path) {
         Ok(file) => file,
@@ -66,9 +70,46 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
     Ok(Some(secret))
 }
 
+/// Keeps a secret (mode 0600) in place of what was there; durable when it returns, and never half of it on disk.
+///
+/// # Errors
+/// [`Fault`] when it cannot be kept. What was there is then still there, or the new secret whole.
+pub fn replace(path: &Path, secret: &[u8]) -> Result<(), Fault> {
+    let fault = |error: std::io::Error| Fault(format!("`{}` cannot be written: {error}", path.display()));
+    let temporary = stage(path, secret)?;
+    fs::rename(&temporary, path).map_err(fault)?;
+    settle(path)
+}
+
+/// Takes a secret away; durable when it returns. That there is none is no fault.
+///
+/// # Errors
+/// [`Fault`] when it cannot be taken away.
+pub fn remove(path: &Path) -> Result<(), Fault> {
+    let fault = |error: std::io::Error| Fault(format!("`{}` cannot be removed: {error}", path.display()));
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        removed => removed.map_err(fault)?,
+    }
+    settle(path)
+}
+
 fn write_new(path: &Path, secret: &[u8]) -> Result<(), Fault> {
     let fault = |error: std::io::Error| Fault(format!("`{}` cannot be written: {error}", path.display()));
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let temporary = stage(path, secret)?;
+    // linking instead of renaming keeps a secret that another process made in between
+    match fs::hard_link(&temporary, path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(fault(error)),
+        _ => {}
+    }
+    fs::remove_file(&temporary).map_err(fault)?;
+    settle(path)
+}
+
+/// Writes the secret durably beside where it belongs.
+fn stage(path: &Path, secret: &[u8]) -> Result<PathBuf, Fault> {
+    let fault = |error: std::io::Error| Fault(format!("`{}` cannot be written: {error}", path.display()));
+    let folder = folder_of(path);
     private_folder(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
@@ -79,13 +120,17 @@ fn write_new(path: &Path, secret: &[u8]) -> Result<(), Fault> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fault)?;
     file.write_all(secret).and_then(|()| file.sync_all()).map_err(fault)?;
-    // linking instead of renaming keeps a secret that another process made in between
-    match fs::hard_link(&temporary, path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(fault(error)),
-        _ => {}
-    }
-    fs::remove_file(&temporary).map_err(fault)?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault)
+    Ok(temporary)
+}
+
+/// Makes what changed in the folder durable.
+fn settle(path: &Path) -> Result<(), Fault> {
+    let fault = |error: std::io::Error| Fault(format!("`{}` is not durable: {error}", path.display()));
+    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(fault)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -114,6 +159,21 @@ mod tests {
         assert_eq!(read_or_make(&path, || Ok(b"ours".to_vec())).unwrap(), b"ours");
         assert_eq!(fs::read(&elsewhere).unwrap(), b"theirs");
         assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn a_secret_is_replaced_whole_and_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        replace(&path, b"one").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        replace(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some(b"two".as_slice()));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // what is wrong in a file is told the same way for configuration and grants
     ("config", &["json", "clock", "contract", "grant"]),
     ("identity", &["json", "clock", "call", "ledger", "secret_file"]),
+    ("approver", &["json", "clock", "call", "secret_file"]),
     ("upstream", &["json", "clock", "call", "contract", "grant", "ledger", "config", "observe"]),
     (
         "pipeline",

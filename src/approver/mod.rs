@@ -1,0 +1,22 @@
+//! What makes an approver an approver: a key that only their passphrase unlocks. Nothing here knows the ledger, which
+//! alone says who is an approver, in which role, and by which public key.
+//!
+//! An operator invites a name ([`Vault::invite`]) and passes on the one-time [`Code`]. Whoever has the code chooses a
+//! [`Passphrase`] ([`Vault::prepare`], [`Vault::commit`]); it seals a fresh Ed25519 key. From then on the passphrase
+//! unlocks that key for one act ([`Vault::unlock`]), or begins one of the [`Sessions`] that read.
+
+mod attempts;
+mod code;
+mod passphrase;
+mod sealed;
+mod sessions;
+mod vault;
+
+pub use code::Code;
+pub use passphrase::{Passphrase, Unfit};
+pub use sealed::{Cost, Unlocked};
+pub use sessions::{Session, SessionId, Sessions, Token};
+pub use vault::{Enrolment, NotEnrolled, NotUnlocked, Prepared, Vault, Way, approver_name};
+
+#[cfg(test)]
+mod tests;

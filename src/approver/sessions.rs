@@ -1,0 +1,296 @@
+//! Sessions of approvers: who has shown their passphrase of late may look. Kept in memory alone; a restart ends them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::SignedDuration;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::{NoRandomness, Timestamp, random},
+    json::Digest,
+};
+
+/// A session ends when nothing was asked in it for so long.
+const IDLE: SignedDuration = SignedDuration::from_mins(15);
+
+/// A session ends so long after it began.
+const LONGEST: SignedDuration = SignedDuration::from_hours(8);
+
+/// Sessions at once, in all and of one approver. One more ends the one that was quiet the longest.
+const MOST: usize = 1_024;
+const MOST_EACH: usize = 16;
+
+/// What a session's token begins with, so that it is known for one where it turns up.
+const PREFIX: &str = "cas_";
+
+/// Bytes of a token's text.
+const LENGTH: usize = PREFIX.len() + 43;
+
+/// The bearer token of a session: 256 random bits.
+pub struct Token(Zeroizing<String>);
+
+impl Token {
+    /// The text, for the one who logged in.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Names a session; no secret, and never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(pub(super) u64);
+
+/// A living session, as of the moment it was asked for.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Whose it is.
+    pub approver: String,
+    /// When it ends if nothing more is asked in it.
+    pub idle_until: Timestamp,
+    /// When it ends at the latest.
+    pub expires: Timestamp,
+    ended: watch::Receiver<()>,
+}
+
+impl Session {
+    /// Waits until the session is ended by somebody. That its time runs out has to be asked for: [`Sessions::lives`].
+    pub async fn ended(&self) {
+        // nothing is ever sent: the sender goes with the session
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+}
+
+/// The sessions there are.
+#[derive(Debug, Default)]
+pub struct Sessions(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_token: BTreeMap<Digest, Entry>,
+    last_id: u64,
+    /// Time does not go back, whatever the clock says.
+    latest: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: SessionId,
+    approver: String,
+    began: Timestamp,
+    last: Timestamp,
+    ended: watch::Sender<()>,
+}
+
+impl Entry {
+    fn lives(&self, now: Timestamp) -> bool {
+        now < self.idle_until() && now < self.expires()
+    }
+
+    fn idle_until(&self) -> Timestamp {
+        self.last.checked_add(IDLE).unwrap_or(Timestamp::MAX).min(self.expires())
+    }
+
+    fn expires(&self) -> Timestamp {
+        self.began.checked_add(LONGEST).unwrap_or(Timestamp::MAX)
+    }
+
+    fn session(&self) -> Session {
+        Session {
+            id: self.id,
+            approver: self.approver.clone(),
+            idle_until: self.idle_until(),
+            expires: self.expires(),
+            ended: self.ended.subscribe(),
+        }
+    }
+}
+
+impl Inner {
+    fn now(&mut self, now: Timestamp) -> Timestamp {
+        let latest = self.latest.map_or(now, |latest| latest.max(now));
+        self.latest = Some(latest);
+        latest
+    }
+
+    /// Ends the session of all that `among` names that was quiet the longest.
+    fn end_quietest(&mut self, among: impl Fn(&Entry) -> bool) {
+        let candidates = self.by_token.iter().filter(|(_, entry)| among(entry));
+        let quietest = candidates.min_by_key(|(_, entry)| (entry.last, entry.id)).map(|(digest, _)| *digest);
+        if let Some(quietest) = quietest {
+            self.by_token.remove(&quietest);
+        }
+    }
+}
+
+impl Sessions {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a session of an approver who has just shown their passphrase.
+    ///
+    /// # Errors
+    /// [`NoRandomness`] when the machine has none to give.
+    pub fn begin(&self, approver: &str, now: Timestamp) -> Result<(Token, Session), NoRandomness> {
+        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random()?);
+        let mut text = Zeroizing::new(String::with_capacity(LENGTH));
+        text.push_str(PREFIX);
+        URL_SAFE_NO_PAD.encode_string(secret.as_slice(), &mut text);
+        let mut inner = self.inner();
+        let now = inner.now(now);
+        inner.by_token.retain(|_, entry| entry.lives(now));
+        if inner.by_token.values().filter(|entry| entry.approver == approver).count() >= MOST_EACH {
+            inner.end_quietest(|entry| entry.approver == approver);
+        }
+        if inner.by_token.len() >= MOST {
+            inner.end_quietest(|_| true);
+        }
+        inner.last_id += 1;
+        let entry = Entry {
+            id: SessionId(inner.last_id),
+            approver: approver.to_owned(),
+            began: now,
+            last: now,
+            ended: watch::Sender::new(()),
+        };
+        let session = entry.session();
+        inner.by_token.insert(Digest::of(text.as_bytes()), entry);
+        Ok((Token(text), session))
+    }
+
+    /// The living session that the token is for, which is thereby in use.
+    pub fn find(&self, token: &str, now: Timestamp) -> Option<Session> {
+        if token.len() != LENGTH || !token.starts_with(PREFIX) {
+            return None;
+        }
+        let mut inner = self.inner();
+        let now = inner.now(now);
+        let digest = Digest::of(token.as_bytes());
+        let entry = inner.by_token.get_mut(&digest)?;
+        if !entry.lives(now) {
+            inner.by_token.remove(&digest);
+            return None;
+        }
+        entry.last = now;
+        Some(entry.session())
+    }
+
+    /// Whether the session is still there; to ask does not keep it.
+    pub fn lives(&self, id: SessionId, now: Timestamp) -> bool {
+        let mut inner = self.inner();
+        let now = inner.now(now);
+        inner.by_token.values().any(|entry| entry.id == id && entry.lives(now))
+    }
+
+    /// Ends the session; whether it was there.
+    pub fn end(&self, id: SessionId) -> bool {
+        let mut inner = self.inner();
+        let before = inner.by_token.len();
+        inner.by_token.retain(|_, entry| entry.id != id);
+        inner.by_token.len() < before
+    }
+
+    /// Ends every session of an approver who is one no longer, or who has a new passphrase.
+    pub fn end_all(&self, approver: &str) {
+        self.inner().by_token.retain(|_, entry| entry.approver != approver);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_token_is_known_for_one_and_not_shown_by_accident() {
+        let sessions = Sessions::default();
+        let (token, session) = sessions.begin("ann", at(0)).unwrap();
+        assert!(token.reveal().starts_with("cas_") && token.reveal().len() == LENGTH, "{}", token.reveal());
+        assert_eq!(format!("{token:?}"), "Token(…)");
+        assert!(!format!("{sessions:?}{session:?}").contains(token.reveal().trim_start_matches("cas_")));
+        let found = sessions.find(token.reveal(), at(0)).unwrap();
+        assert_eq!((found.id, found.approver.as_str()), (session.id, "ann"));
+        let mut other = token.reveal().to_owned();
+        let last = other.pop().unwrap();
+        other.push(if last == 'A' { 'E' } else { 'A' });
+        for wrong in ["", "cas_", &other, token.reveal().trim_start_matches("cas_"), &format!("{} ", token.reveal())] {
+            assert!(sessions.find(wrong, at(0)).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_session_ends_after_fifteen_idle_minutes_and_after_eight_hours() {
+        let sessions = Sessions::default();
+        let (token, session) = sessions.begin("ann", at(0)).unwrap();
+        assert_eq!((session.idle_until, session.expires), (at(900), at(28_800)));
+        assert!(sessions.find(token.reveal(), at(899)).is_some());
+        assert!(sessions.lives(session.id, at(1_798)));
+        assert!(!sessions.lives(session.id, at(1_799)), "to ask whether it lives does not keep it");
+        assert!(sessions.find(token.reveal(), at(1_799)).is_none());
+        assert!(sessions.find(token.reveal(), at(0)).is_none(), "a clock that is put back revives nothing");
+        let (token, session) = sessions.begin("ann", at(10_000)).unwrap();
+        for minutes in 1..48 {
+            let found = sessions.find(token.reveal(), at(10_000 + minutes * 600)).unwrap();
+            assert!(found.idle_until <= session.expires);
+        }
+        assert!(sessions.find(token.reveal(), at(38_799)).is_some());
+        assert!(sessions.find(token.reveal(), at(38_800)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_with_logout_and_with_its_approver() {
+        let sessions = Sessions::default();
+        let (first, one) = sessions.begin("ann", at(0)).unwrap();
+        let (second, two) = sessions.begin("ann", at(0)).unwrap();
+        let (third, three) = sessions.begin("bob", at(0)).unwrap();
+        assert!(sessions.end(one.id));
+        one.ended().await;
+        assert!(!sessions.end(one.id));
+        assert!(sessions.find(first.reveal(), at(0)).is_none());
+        assert!(sessions.find(second.reveal(), at(0)).is_some());
+        sessions.end_all("ann");
+        two.ended().await;
+        assert!(sessions.find(second.reveal(), at(0)).is_none());
+        assert!(sessions.find(third.reveal(), at(0)).is_some());
+        let ended = std::pin::pin!(three.ended());
+        let first = futures_util::future::select(ended, std::future::ready(())).await;
+        assert!(matches!(first, futures_util::future::Either::Right(_)));
+    }
+
+    #[test]
+    fn one_session_too_many_ends_the_quietest() {
+        let sessions = Sessions::default();
+        let (bob, _) = sessions.begin("bob", at(0)).unwrap();
+        let tokens: Vec<Token> = (0..16).map(|second| sessions.begin("ann", at(second)).unwrap().0).collect();
+        assert!(sessions.find(tokens[0].reveal(), at(20)).is_some());
+        let (_seventeenth, _) = sessions.begin("ann", at(21)).unwrap();
+        assert!(sessions.find(tokens[0].reveal(), at(22)).is_some());
+        assert!(sessions.find(tokens[1].reveal(), at(22)).is_none());
+        assert!(sessions.find(tokens[2].reveal(), at(22)).is_some());
+        for number in 0..2_000 {
+            sessions.begin(&format!("approver-{number}"), at(30)).unwrap();
+        }
+        assert_eq!(sessions.inner().by_token.len(), MOST);
+        assert!(sessions.find(bob.reveal(), at(31)).is_none());
+        sessions.begin("ann", at(10_000)).unwrap();
+        assert_eq!(sessions.inner().by_token.len(), 1, "those whose time is over are gone");
+    }
+}
