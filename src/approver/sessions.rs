@@ -59,6 +59,8 @@ pub struct Session {
     pub id: SessionId,
     /// Whose it is.
     pub approver: String,
+    /// The public key that their passphrase unlocked: with another one, the session is of the past.
+    pub key: [u8; 32],
     /// When it ends if nothing more is asked in it.
     pub idle_until: Timestamp,
     /// When it ends at the latest.
@@ -91,6 +93,7 @@ struct Inner {
 struct Entry {
     id: SessionId,
     approver: String,
+    key: [u8; 32],
     began: Timestamp,
     last: Timestamp,
     ended: watch::Sender<()>,
@@ -113,6 +116,7 @@ impl Entry {
         Session {
             id: self.id,
             approver: self.approver.clone(),
+            key: self.key,
             idle_until: self.idle_until(),
             expires: self.expires(),
             ended: self.ended.subscribe(),
@@ -146,7 +150,7 @@ impl Sessions {
     ///
     /// # Errors
     /// [`NoRandomness`] when the machine has none to give.
-    pub fn begin(&self, approver: &str, now: Timestamp) -> Result<(Token, Session), NoRandomness> {
+    pub fn begin(&self, approver: &str, key: [u8; 32], now: Timestamp) -> Result<(Token, Session), NoRandomness> {
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random()?);
         let mut text = Zeroizing::new(String::with_capacity(LENGTH));
         text.push_str(PREFIX);
@@ -164,6 +168,7 @@ impl Sessions {
         let entry = Entry {
             id: SessionId(inner.last_id),
             approver: approver.to_owned(),
+            key,
             began: now,
             last: now,
             ended: watch::Sender::new(()),
@@ -215,6 +220,8 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    const KEY: [u8; 32] = [7; 32];
+
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
     }
@@ -222,7 +229,7 @@ mod tests {
     #[test]
     fn a_token_is_known_for_one_and_not_shown_by_accident() {
         let sessions = Sessions::default();
-        let (token, session) = sessions.begin("ann", at(0)).unwrap();
+        let (token, session) = sessions.begin("ann", KEY, at(0)).unwrap();
         assert!(token.reveal().starts_with("cas_") && token.reveal().len() == LENGTH, "{}", token.reveal());
         assert_eq!(format!("{token:?}"), "Token(…)");
         assert!(!format!("{sessions:?}{session:?}").contains(token.reveal().trim_start_matches("cas_")));
@@ -239,14 +246,14 @@ mod tests {
     #[test]
     fn a_session_ends_after_fifteen_idle_minutes_and_after_eight_hours() {
         let sessions = Sessions::default();
-        let (token, session) = sessions.begin("ann", at(0)).unwrap();
+        let (token, session) = sessions.begin("ann", KEY, at(0)).unwrap();
         assert_eq!((session.idle_until, session.expires), (at(900), at(28_800)));
         assert!(sessions.find(token.reveal(), at(899)).is_some());
         assert!(sessions.lives(session.id, at(1_798)));
         assert!(!sessions.lives(session.id, at(1_799)), "to ask whether it lives does not keep it");
         assert!(sessions.find(token.reveal(), at(1_799)).is_none());
         assert!(sessions.find(token.reveal(), at(0)).is_none(), "a clock that is put back revives nothing");
-        let (token, session) = sessions.begin("ann", at(10_000)).unwrap();
+        let (token, session) = sessions.begin("ann", KEY, at(10_000)).unwrap();
         for minutes in 1..48 {
             let found = sessions.find(token.reveal(), at(10_000 + minutes * 600)).unwrap();
             assert!(found.idle_until <= session.expires);
@@ -258,9 +265,9 @@ mod tests {
     #[tokio::test]
     async fn a_session_ends_with_logout_and_with_its_approver() {
         let sessions = Sessions::default();
-        let (first, one) = sessions.begin("ann", at(0)).unwrap();
-        let (second, two) = sessions.begin("ann", at(0)).unwrap();
-        let (third, three) = sessions.begin("bob", at(0)).unwrap();
+        let (first, one) = sessions.begin("ann", KEY, at(0)).unwrap();
+        let (second, two) = sessions.begin("ann", KEY, at(0)).unwrap();
+        let (third, three) = sessions.begin("bob", KEY, at(0)).unwrap();
         assert!(sessions.end(one.id));
         one.ended().await;
         assert!(!sessions.end(one.id));
@@ -278,19 +285,19 @@ mod tests {
     #[test]
     fn one_session_too_many_ends_the_quietest() {
         let sessions = Sessions::default();
-        let (bob, _) = sessions.begin("bob", at(0)).unwrap();
-        let tokens: Vec<Token> = (0..16).map(|second| sessions.begin("ann", at(second)).unwrap().0).collect();
+        let (bob, _) = sessions.begin("bob", KEY, at(0)).unwrap();
+        let tokens: Vec<Token> = (0..16).map(|second| sessions.begin("ann", KEY, at(second)).unwrap().0).collect();
         assert!(sessions.find(tokens[0].reveal(), at(20)).is_some());
-        let (_seventeenth, _) = sessions.begin("ann", at(21)).unwrap();
+        let (_seventeenth, _) = sessions.begin("ann", KEY, at(21)).unwrap();
         assert!(sessions.find(tokens[0].reveal(), at(22)).is_some());
         assert!(sessions.find(tokens[1].reveal(), at(22)).is_none());
         assert!(sessions.find(tokens[2].reveal(), at(22)).is_some());
         for number in 0..2_000 {
-            sessions.begin(&format!("approver-{number}"), at(30)).unwrap();
+            sessions.begin(&format!("approver-{number}"), KEY, at(30)).unwrap();
         }
         assert_eq!(sessions.inner().by_token.len(), MOST);
         assert!(sessions.find(bob.reveal(), at(31)).is_none());
-        sessions.begin("ann", at(10_000)).unwrap();
+        sessions.begin("ann", KEY, at(10_000)).unwrap();
         assert_eq!(sessions.inner().by_token.len(), 1, "those whose time is over are gone");
     }
 }

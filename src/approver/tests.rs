@@ -292,7 +292,7 @@ async fn guesses_are_slowed_and_the_approver_within_a_session_is_not() {
     let vault = open(folder.path());
     let ann = enrol(&vault, "ann").await;
     let sessions = Sessions::default();
-    let (_token, session) = sessions.begin("ann", at(0)).unwrap();
+    let (_token, session) = sessions.begin("ann", ann.key, at(0)).unwrap();
     let wrong = passphrase("another passphrase");
     for name in ["ann", "nobody"] {
         let key = (name == "ann").then_some(ann.key);
