@@ -76,6 +76,9 @@ pub mod json;
 // Time and randomness, as parameters.
 pub mod clock;
 
+// What a person is shown of what others wrote.
+pub mod display;
+
 // A call and its first stages; who calls, and why a call is refused.
 pub mod call;
 

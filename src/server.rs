@@ -24,9 +24,10 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     contract::{
-        Advertised, Catalog, Quarantine, Quarantined, UpstreamName, diff,
+        Advertised, Catalog, Quarantine, Quarantined, UpstreamName,
         file::{self, Contract},
     },
+    display,
     grant::{ConfigError, Grants, Past, Sessions, Source},
     identity::Identity,
     json::{Canonical, Digest},
@@ -419,7 +420,7 @@ impl House {
                         .shelf
                         .contract(&quarantined.upstream, &quarantined.tool)
                         .and_then(Result::ok)
-                        .map(|contract| diff::render(&diff::rows(&contract.definition, advertised))),
+                        .map(|contract| display::render(&display::changes(&contract.definition, advertised))),
                     _ => None,
                 };
                 let digest = match &quarantined.why {

@@ -6,11 +6,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     CallArgs, Place, control,
-    outcome::{Exit, Failure, visible},
+    outcome::{Exit, Failure},
     request::Request,
     show,
 };
-use crate::json::{Limits, parse};
+use crate::{
+    display::visible,
+    json::{Limits, parse},
+};
 
 const VERSION: &str = "2026-07-28";
 /// How often a call that has to wait is asked for again.

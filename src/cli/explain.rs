@@ -3,12 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{
-    outcome::{Exit, Failure, visible},
+    outcome::{Exit, Failure},
     request::{nearest, visibility_word},
     show::{field, items, table},
 };
 use crate::{
     call::{Operation, Principal},
+    display::visible,
     grant::Explained,
     identity::ISSUER,
     json::{Limits, parse},

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Place,
-    outcome::{Exit, Failure, visible},
+    outcome::{Exit, Failure},
     request::nearest,
     short,
 };
@@ -18,6 +18,7 @@ use crate::{
         import::{self, Imported},
     },
     contract::UpstreamName,
+    display::visible,
 };
 
 /// The file that `init` writes; `LOG` stands for the log's name.

@@ -221,7 +221,7 @@ async fn look_up(place: &Place, entry: &str) -> Result<Exit, Failure> {
 
 /// Letters that hide or turn text round written out, line by line.
 fn readable(text: &str) -> String {
-    text.lines().map(super::outcome::visible).collect::<Vec<_>>().join("\n")
+    text.lines().map(crate::display::visible).collect::<Vec<_>>().join("\n")
 }
 
 async fn export(place: &Place) -> Result<Exit, Failure> {

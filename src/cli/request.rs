@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use super::{
     control,
-    outcome::{Exit, Failure, error_json, visible},
+    outcome::{Exit, Failure, error_json},
     show,
 };
 use crate::{
     clock::Clock,
     config::{Config, Transport},
     contract::UpstreamName,
+    display::visible,
     grant::Visibility,
     http::snapshot,
     identity::TokenRequest,

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::outcome::visible;
 use crate::config::{Config, Transport};
+use crate::display::visible;
 
 /// Prints a line; a reader that has gone away is not an error.
 pub(super) fn line(text: &str) {

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Impact, Quarantine, Quarantined, UpstreamName, diff::quoted};
+use super::{Impact, Quarantine, Quarantined, UpstreamName, quoted};
 use crate::{
     call::cut,
     clock::{Timestamp, random},

@@ -5,7 +5,6 @@
 //! contracts that match what the upstream advertises, and, apart, what is quarantined and why.
 
 mod catalog;
-pub mod diff;
 pub mod file;
 mod shape;
 mod tool;
@@ -15,6 +14,8 @@ pub use catalog::{Advertised, Catalog, Quarantine, Quarantined};
 pub use tool::{Completes, Impact, Inspected, ParamHeader, Tool};
 
 use std::{fmt, sync::Arc};
+
+use crate::{call::cut, display::visible};
 
 /// The name of an upstream: `[a-z0-9][a-z0-9-]{0,31}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +40,12 @@ impl fmt::Display for UpstreamName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A text of somebody else's in a sentence of ours: cut to `most` bytes, [`visible`], in backticks.
+fn quoted(text: &str, most: usize) -> String {
+    let short = cut(text, most);
+    format!("`{}{}`", visible(short), if short.len() < text.len() { "…" } else { "" })
 }
 
 #[cfg(test)]

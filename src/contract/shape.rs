@@ -12,7 +12,7 @@ use std::{
 use jsonschema::{Draft, Registry, Uri};
 use serde_json::Value as Schema;
 
-use super::diff::quoted;
+use super::quoted;
 use crate::json::{Validator, Value};
 
 /// The dialects that are understood, oldest first.

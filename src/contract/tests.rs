@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Advertised, Catalog, Impact, Quarantine, Quarantined, Tool, UpstreamName, diff,
+    Advertised, Catalog, Impact, Quarantine, Quarantined, Tool, UpstreamName,
     file::{self, Contract},
     vet::{self, Vetted},
 };
@@ -886,43 +886,6 @@ fn what_has_not_changed_is_not_compiled_again() {
     assert!(find(&second, "bank__two").open);
 }
 
-// ---- differences
-
-#[test]
-fn differences_are_shown_with_what_hides_in_them() {
-    let before = text(r#"{"name":"t","description":"reads","inputSchema":{"type":"object","required":["a"]}}"#);
-    let after = text(
-        "{\"description\":\"reads\u{202e} and \u{200b}sends\\nname: x\",\"name\":\"t\",\"inputSchema\":{\"type\":\"object\",\"required\":[\"a\",\"b\"]},\"new\":1}",
-    );
-    let rows = diff::rows(&before, &after);
-    let pointers: Vec<&str> = rows.iter().map(|row| row.pointer.as_str()).collect();
-    assert_eq!(pointers, ["/description", "/inputSchema/required/1", "/new"]);
-    assert_eq!(rows[0].after.as_deref(), Some(r#""reads<U+202E> and <U+200B>sends\nname: x""#));
-    assert_eq!((rows[1].before.as_deref(), rows[1].after.as_deref()), (None, Some("\"b\"")));
-    assert_eq!(
-        diff::render(&rows),
-        "/description\n  - \"reads\"\n  + \"reads<U+202E> and <U+200B>sends\\nname: x\"\n/inputSchema/required/1\n  + \"b\"\n/new\n  + 1\n"
-    );
-    assert_eq!(diff::rows(&before, &before), []);
-}
-
-#[test]
-fn a_long_text_does_not_hide_its_difference() {
-    let filler = "word ".repeat(5_000);
-    let of = |inner: &str| value(&json!({ "description": format!("{filler}{inner}{filler}") }));
-    let rows = diff::rows(&of("read"), &of("send"));
-    let shown = rows[0].after.as_deref().unwrap();
-    assert!(shown.contains("send") && shown.len() < 400, "{shown}");
-}
-
-#[test]
-fn hidden_characters_are_written_out() {
-    for hidden in "\u{0}\u{7}\u{1b}\n\u{7f}\u{9b}\u{a0}\u{ad}\u{61c}\u{200b}\u{200f}\u{2028}\u{202a}\u{2066}\u{3164}\u{e000}\u{fe0f}\u{feff}\u{e0041}\u{e0100}\u{10fffd}".chars() {
-        assert_eq!(diff::visible(&hidden.to_string()), format!("<U+{:04X}>", u32::from(hidden)));
-    }
-    assert_eq!(diff::visible("plain, naïve, 日本語"), "plain, naïve, 日本語");
-}
-
 // ---- properties
 
 fn any_value() -> impl Strategy<Value = Json> {
@@ -1024,6 +987,6 @@ proptest! {
     #[test]
     fn a_difference_is_empty_only_for_equals(before in any_value(), after in any_value()) {
         let (before, after) = (value(&before), value(&after));
-        prop_assert_eq!(diff::rows(&before, &after).is_empty(), before == after);
+        prop_assert_eq!(crate::display::changes(&before, &after).is_empty(), before == after);
     }
 }

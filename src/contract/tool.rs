@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{
     UpstreamName,
-    diff::quoted,
     file::Contract,
+    quoted,
     vet::{self, Misfit, Vetted},
 };
 use crate::{

@@ -10,12 +10,13 @@ use jsonschema::{PatternOptions, error::ValidationErrorKind};
 use serde_json::Value as Schema;
 
 use super::{
-    diff::{quoted, visible},
+    quoted,
     shape::{self, Cost, Dialect, Shape},
     tool::ParamHeader,
 };
 use crate::{
     call::{Pointer, cut},
+    display::visible,
     json::{self, Object, Validator, Value},
 };
 

@@ -3,6 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::display;
+
 /// Reads lines of at most `most` bytes; memory never grows beyond that and one read.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
@@ -59,21 +61,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// A text that somebody else wrote, for a log line: at most `most` characters, control characters and
-/// those that change the direction of text made visible.
+/// A text that somebody else wrote, for a log line: at most `most` characters, nothing hidden in it but tabs.
 pub(super) fn visible(text: &[u8], most: usize) -> String {
-    let mut out = String::new();
-    for character in String::from_utf8_lossy(text.get(..most * 4).unwrap_or(text)).chars().take(most) {
-        let code = u32::from(character);
-        let hidden = character.is_control()
-            || matches!(code, 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff | 0xe0000..=0xe007f);
-        if hidden && character != '\t' {
-            out.push_str(&format!("<U+{code:04X}>"));
-        } else {
-            out.push(character);
-        }
-    }
-    out
+    let text = String::from_utf8_lossy(text.get(..most.saturating_mul(4)).unwrap_or(text));
+    let end = text.char_indices().nth(most).map_or(text.len(), |(at, _)| at);
+    let parts = text.get(..end).unwrap_or_default().split('\t').map(display::visible);
+    parts.collect::<Vec<_>>().join("\t")
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@ use std::{
 const MAY_USE: &[(&str, &[&str])] = &[
     ("json", &[]),
     ("clock", &[]),
+    ("display", &["json"]),
     // a received call carries its contract, and the stages name the next one
     ("call", &["json", "clock", "contract"]),
-    ("contract", &["json", "clock", "call", "upstream"]),
+    ("contract", &["json", "clock", "display", "call", "upstream"]),
     ("secret_file", &["call"]),
     ("grant", &["json", "clock", "call", "contract"]),
     ("ledger", &["json", "clock", "call", "contract", "grant", "upstream"]),
@@ -21,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["json", "clock", "contract", "grant"]),
     ("identity", &["json", "clock", "call", "ledger", "secret_file"]),
     ("approver", &["json", "clock", "call", "secret_file"]),
-    ("upstream", &["json", "clock", "call", "contract", "grant", "ledger", "config", "observe"]),
+    ("upstream", &["json", "clock", "display", "call", "contract", "grant", "ledger", "config", "observe"]),
     (
         "pipeline",
         &["json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "observe", "config"],
@@ -45,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "json",
             "clock",
+            "display",
             "call",
             "contract",
             "grant",
@@ -62,8 +64,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "pipeline", "observe",
-            "config", "mcp", "http", "server",
+            "json", "clock", "display", "call", "contract", "grant", "ledger", "identity", "upstream", "pipeline",
+            "observe", "config", "mcp", "http", "server",
         ],
     ),
 ];
@@ -71,6 +73,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates that the pure part of the road must not know.
 const NO_IO: &[(&str, &[&str])] = &[
     ("json", &["tokio", "hyper", "axum", "reqwest", "sled", "std::fs", "std::net", "std::process", "cedar_policy"]),
+    ("display", &["tokio", "hyper", "axum", "reqwest", "sled", "std::fs", "std::net", "std::process", "cedar_policy"]),
     ("grant", &["tokio", "hyper", "axum", "reqwest", "sled", "std::net", "std::process", "rmcp"]),
     ("call", &["hyper", "axum", "reqwest", "sled", "std::fs", "std::net", "std::process", "cedar_policy"]),
 ];
