@@ -112,6 +112,9 @@ pub mod observe;
 // `countersign.toml`.
 pub mod config;
 
+// Whoever can approve is told that there is something to approve.
+pub mod notify;
+
 // The agents' door: MCP over HTTP and stdio.
 pub mod mcp;
 

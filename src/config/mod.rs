@@ -30,6 +30,8 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// `[identity]`.
     pub identity: IdentityConfig,
+    /// `[notify]`: who is told of holds.
+    pub notify: NotifyConfig,
     /// `[upstreams.NAME]`.
     pub upstreams: BTreeMap<UpstreamName, UpstreamConfig>,
 }
@@ -115,6 +117,52 @@ pub struct LedgerConfig {
 pub struct IdentityConfig {
     /// `max_ttl`: the longest life of a token that `agent token` gives.
     pub max_ttl: Duration,
+}
+
+/// `[notify]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotifyConfig {
+    /// `[[notify.webhook]]`, in the order of the file; no name twice.
+    pub webhooks: Vec<WebhookConfig>,
+    /// `command`: a program that gets each event on its standard input; empty when there is none.
+    pub command: Vec<String>,
+}
+
+/// `[[notify.webhook]]`
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebhookConfig {
+    /// `name`: names the file that remembers what was delivered; made from `url` where it is not given.
+    pub name: String,
+    /// `url`: `https`, or `http` to this machine. Its path may be a secret.
+    pub url: reqwest::Url,
+    /// `secret`: the key of the signature; empty when there is none.
+    pub secret: String,
+    /// `format`
+    pub format: WebhookFormat,
+    /// `allow_private`: addresses that are not of the public internet are meant.
+    pub allow_private: bool,
+}
+
+/// `format` of a webhook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WebhookFormat {
+    /// The event as a JSON object.
+    #[default]
+    Generic,
+    /// A Slack message.
+    Slack,
+}
+
+impl std::fmt::Debug for WebhookConfig {
+    /// Secret and path are left out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebhookConfig")
+            .field("name", &self.name)
+            .field("host", &self.url.host_str())
+            .field("format", &self.format)
+            .field("allow_private", &self.allow_private)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `[upstreams.NAME]`

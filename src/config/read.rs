@@ -11,8 +11,11 @@ use std::{
 
 use toml_edit::{Document, Item, TableLike};
 
-use super::{Config, Console, IdentityConfig, LedgerConfig, Server, Transport, UpstreamConfig, units};
-use crate::{contract::UpstreamName, grant::ConfigError};
+use super::{
+    Config, Console, IdentityConfig, LedgerConfig, NotifyConfig, Server, Transport, UpstreamConfig, WebhookConfig,
+    WebhookFormat, units,
+};
+use crate::{contract::UpstreamName, grant::ConfigError, json::Digest};
 
 /// What `${VAR}` is replaced by: the environment, given as a parameter.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -113,9 +116,10 @@ impl<'a> Reader<'a> {
         let identity =
             IdentityConfig { max_ttl: identity_section.duration("max_ttl", Duration::from_secs(24 * 3_600)) };
         identity_section.finish();
+        let notify = self.notify(top.section("notify"));
         let upstreams = self.upstreams(&mut top, &folder);
         top.finish();
-        Config { folder, server, console, data, ledger, identity, upstreams }
+        Config { folder, server, console, data, ledger, identity, notify, upstreams }
     }
 
     fn server(mut section: Section<'_>) -> (Server, Option<Range<usize>>) {
@@ -166,6 +170,72 @@ impl<'a> Reader<'a> {
         let keep_payloads = section.boolean("payloads", true);
         section.finish();
         LedgerConfig { batched_reads, origin, keep_payloads }
+    }
+
+    fn notify(&self, mut section: Section<'_>) -> NotifyConfig {
+        let command = section.strings("command");
+        if command.as_ref().is_some_and(|command| command.first().is_none_or(String::is_empty)) {
+            section.error(
+                "command",
+                "names no program",
+                "write the program and its arguments: `[\"notify-send\", \"a hold\"]`",
+            );
+        }
+        let mut webhooks: Vec<WebhookConfig> = Vec::new();
+        for entry in section.tables("webhook", "write `[[notify.webhook]]` and its keys below") {
+            let place = entry.place_of("name").or_else(|| entry.place.clone());
+            let Some(webhook) = Self::webhook(entry) else { continue };
+            if webhooks.iter().any(|known| known.name == webhook.name) {
+                let hint = "give each a `name` of its own: deliveries are remembered by it".to_owned();
+                self.error(place, format!("there are two webhooks `{}`", webhook.name), Some(hint));
+                continue;
+            }
+            webhooks.push(webhook);
+        }
+        section.finish();
+        NotifyConfig { webhooks, command: command.unwrap_or_default() }
+    }
+
+    fn webhook(mut section: Section<'_>) -> Option<WebhookConfig> {
+        let url = section.string("url");
+        let secret = section.string("secret");
+        let format = match section.string("format").as_deref() {
+            None | Some("generic") => WebhookFormat::Generic,
+            Some("slack") => WebhookFormat::Slack,
+            Some(_) => {
+                section.error("format", "is neither `generic` nor `slack`", "`generic` is the default");
+                WebhookFormat::Generic
+            }
+        };
+        let name = section.string("name");
+        let allow_private = section.boolean("allow_private", false);
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name
+            .as_ref()
+            .is_some_and(|name| !(1..=32).contains(&name.len()) || !name.bytes().all(plain) || name == "command")
+        {
+            section.error("name", "is no name for a webhook", "use at most 32 lower-case letters, digits and hyphens");
+        }
+        match secret.as_ref().map(String::len) {
+            None if format == WebhookFormat::Generic && section.place_of("secret").is_none() => {
+                let hint = "write `secret = \"${NAME}\"`: the receiver checks the signature with it";
+                section.error("secret", "is missing", hint);
+            }
+            Some(0..16) => section.error("secret", "is too short to be one", "make one up of at least 16 letters"),
+            _ => {}
+        }
+        if url.is_none() && section.place_of("url").is_none() {
+            section.error("url", "is missing", "write `url = \"https://hooks.example.com/…\"`");
+        }
+        let url = url.and_then(|url| section.webhook_url(&url, allow_private));
+        section.finish();
+        let url = url?;
+        let name = name.unwrap_or_else(|| {
+            // the path of a webhook's URL may be a secret, and a file's name is none
+            let digest = Digest::of(url.as_str().as_bytes()).to_string();
+            format!("webhook-{}", digest.get(7..19).unwrap_or_default())
+        });
+        Some(WebhookConfig { name, url, secret: secret.unwrap_or_default(), format, allow_private })
     }
 
     fn upstreams(&self, top: &mut Section<'_>, folder: &Path) -> BTreeMap<UpstreamName, UpstreamConfig> {
@@ -287,6 +357,28 @@ impl<'a> Section<'a> {
             table
         });
         Section { reader: self.reader, name, table, place, known: Vec::new() }
+    }
+
+    /// The tables of `[[key]]`.
+    fn tables(&mut self, key: &'static str, hint: &str) -> Vec<Section<'a>> {
+        let Some((item, place)) = self.item(key) else { return Vec::new() };
+        let section = |table: &'a dyn TableLike, place: Option<Range<usize>>| Section {
+            reader: self.reader,
+            name: self.path(key),
+            table: Some(table),
+            place,
+            known: Vec::new(),
+        };
+        let inline = |value: &'a toml_edit::Value| value.as_inline_table().map(|table| section(table, value.span()));
+        let found: Option<Vec<Section<'a>>> = match (item.as_array_of_tables(), item.as_array()) {
+            (Some(tables), _) => Some(tables.iter().map(|table| section(table, table.span())).collect()),
+            (None, Some(values)) => values.iter().map(inline).collect(),
+            (None, None) => None,
+        };
+        found.unwrap_or_else(|| {
+            self.reader.error(place, format!("`{}` is not a list of tables", self.path(key)), Some(hint.to_owned()));
+            Vec::new()
+        })
     }
 
     /// Says of every key that nobody asked for that it is unknown, and which one may be meant.
@@ -460,6 +552,35 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The URL of a webhook: `https`, or `http` to this machine where that is said to be meant.
+    fn webhook_url(&self, text: &str, allow_private: bool) -> Option<reqwest::Url> {
+        const LIKE: &str = "write it as `https://hooks.example.com/…`";
+        let Some(url) = reqwest::Url::parse(text).ok().filter(reqwest::Url::has_host) else {
+            self.error("url", "is no URL", LIKE);
+            return None;
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            self.error("url", "has a user or a password in it", "the receiver knows us by the signature");
+            return None;
+        }
+        match url.scheme() {
+            "https" => Some(url),
+            "http" if is_loopback(&url) && allow_private => Some(url),
+            "http" if is_loopback(&url) => {
+                self.error("url", "is on this machine", "say `allow_private = true` if that is meant");
+                None
+            }
+            "http" => {
+                self.error("url", "is not encrypted", "use https; http is for receivers on this machine only");
+                None
+            }
+            _ => {
+                self.error("url", "is no https URL", LIKE);
+                None
+            }
+        }
+    }
+
     fn check_headers(&self, headers: &BTreeMap<String, String>) {
         for (name, value) in headers {
             let named = axum::http::HeaderName::from_bytes(name.as_bytes()).is_ok();
@@ -605,6 +726,25 @@ mod tests {
     }
 
     #[test]
+    fn webhooks_have_a_name_and_no_secret_in_their_debug_form() {
+        let config = read(
+            "[notify]\ncommand = [\"notify-send\"]\nwebhook = [{ url = \"https://x.example/T0/hunter2\", format = \"slack\" }]",
+        );
+        let notify = config.unwrap().notify;
+        assert_eq!(notify.command, ["notify-send"]);
+        assert!(notify.webhooks[0].name.starts_with("webhook-") && notify.webhooks[0].name.len() == 20);
+        assert!(!format!("{notify:?}").contains("hunter2"), "{notify:?}");
+        let config = read(
+            "[[notify.webhook]]\nurl = \"http://localhost:1/\"\nallow_private = true\nname = \"here\"\n\
+             secret = \"${SECRET}${SECRET}${SECRET}\"\n",
+        );
+        let webhook = &config.unwrap().notify.webhooks[0];
+        assert_eq!((webhook.name.as_str(), webhook.secret.as_str()), ("here", "hunter2hunter2hunter2"));
+        assert_eq!((webhook.format, webhook.allow_private), (WebhookFormat::Generic, true));
+        assert_eq!(read("").unwrap().notify, NotifyConfig::default());
+    }
+
+    #[test]
     fn every_mistake_names_its_place_and_what_to_do() {
         let table: &[(&str, usize, usize, &str, &str)] = &[
             ("[server]\nlisetn = \"127.0.0.1:1\"", 2, 1, "unknown key `server.lisetn`", "did you mean `listen`?"),
@@ -647,6 +787,62 @@ mod tests {
             ("[upstreams.a]\nurl = \"https://x/\"\nauth = { kind = \"bearer\" }", 3, 1, "is missing", "token"),
             ("[upstreams.a]\ncommand = [\"${NOPE}\"]", 2, 12, "needs the environment variable `NOPE`", ":-"),
             ("[upstreams.a]\ncommand = [\"${NO PE}\"]", 2, 12, "a variable that cannot be read", "$${"),
+            ("[notify]\ncommand = []", 2, 1, "names no program", "arguments"),
+            ("[notify]\nwebhook = 3", 2, 11, "`notify.webhook` is not a list of tables", "[[notify.webhook]]"),
+            ("[notify]\nwebhok = []", 2, 1, "unknown key `notify.webhok`", "`webhook`"),
+            (
+                "[[notify.webhook]]\nsecret = \"hunter2hunter2hunter2\"",
+                1,
+                1,
+                "`notify.webhook.url` is missing",
+                "https://",
+            ),
+            ("[[notify.webhook]]\nurl = \"https://x/\"", 1, 1, "`notify.webhook.secret` is missing", "signature"),
+            ("[[notify.webhook]]\nurl = \"https://x/\"\nsecret = \"hunter2\"", 3, 1, "too short", "16"),
+            ("[[notify.webhook]]\nurl = \"http://x/\"\nformat = \"slack\"", 2, 1, "is not encrypted", "https"),
+            (
+                "[[notify.webhook]]\nurl = \"http://[::1]/\"\nformat = \"slack\"",
+                2,
+                1,
+                "on this machine",
+                "allow_private",
+            ),
+            ("[[notify.webhook]]\nurl = \"ftp://x/\"\nformat = \"slack\"", 2, 1, "no https URL", "https"),
+            (
+                "[[notify.webhook]]\nurl = \"https://u@x/\"\nformat = \"slack\"",
+                2,
+                1,
+                "a user or a password",
+                "signature",
+            ),
+            (
+                "[[notify.webhook]]\nurl = \"https://x/\"\nformat = \"mail\"\nsecret = \"hunter2hunter2hunter2\"",
+                3,
+                1,
+                "neither `generic`",
+                "default",
+            ),
+            (
+                "[[notify.webhook]]\nurl = \"https://x/\"\nformat = \"slack\"\nname = \"A b\"",
+                4,
+                1,
+                "no name",
+                "hyphens",
+            ),
+            (
+                "[[notify.webhook]]\nurl = \"https://x/\"\nformat = \"slack\"\n[[notify.webhook]]\nurl = \"https://x/\"\nformat = \"slack\"",
+                4,
+                1,
+                "two webhooks",
+                "name",
+            ),
+            (
+                "[[notify.webhook]]\nurl = \"https://x/\"\nformat = \"slack\"\nsecrt = 1",
+                4,
+                1,
+                "unknown key `notify.webhook.secrt`",
+                "`secret`",
+            ),
             ("upstreams = 3", 1, 1, "is not a table", "[name]"),
             ("[server\n", 1, 8, "", "toml.io"),
         ];

@@ -25,9 +25,14 @@ pub(super) struct Process {
 
 /// A process group; dropping it kills what is left of it.
 #[derive(Debug)]
-struct Group(Option<Pid>);
+pub(crate) struct Group(Option<Pid>);
 
 impl Group {
+    /// The group that a child leads: it must have been started with `process_group(0)`.
+    pub(crate) fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
             // a group that is gone already is what we want
@@ -64,7 +69,7 @@ impl Process {
             builder.current_dir(cwd);
         }
         let mut child = builder.spawn().map_err(|error| format!("cannot start `{program}`: {error}"))?;
-        let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+        let group = Group::of(&child);
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(format!("`{program}` has no pipes"));
@@ -89,7 +94,9 @@ impl Process {
 }
 
 /// What a child may know of our environment.
-fn inherited(ours: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
+pub(crate) fn inherited(
+    ours: impl Iterator<Item = (OsString, OsString)>,
+) -> impl Iterator<Item = (OsString, OsString)> {
     ours.filter(|(name, _)| {
         name.to_str()
             .is_some_and(|name| matches!(name, "PATH" | "HOME" | "LANG" | "LANGUAGE") || name.starts_with("LC_"))

@@ -29,6 +29,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use child::{Group, inherited};
 pub use deliver::Subscription;
 pub use forwarded::{Forwarded, Outcome};
 

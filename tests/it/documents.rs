@@ -209,6 +209,10 @@ fn known_keys() -> BTreeSet<String> {
                 "[upstreams.a]\nurl = \"https://x/\"\nauth = {{ kind = \"bearer\", token = \"t\", {odd} = 1 }}"
             );
             keys.extend(known(&auth).iter().map(|key| format!("upstreams.NAME.auth.{key}")));
+        } else if section == "notify" {
+            let webhook = known(&format!("[[notify.webhook]]\nurl = \"https://x/\"\nformat = \"slack\"\n{odd} = 1"));
+            keys.extend(webhook.iter().map(|key| format!("notify.webhook.{key}")));
+            keys.insert("notify.command".to_owned());
         } else {
             keys.extend(known(&format!("[{section}]\n{odd} = 1")).iter().map(|key| format!("{section}.{key}")));
         }

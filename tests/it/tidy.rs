@@ -27,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "pipeline",
         &["json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "observe", "config"],
     ),
+    ("notify", &["json", "clock", "display", "call", "secret_file", "upstream", "config"]),
     (
         "mcp",
         &[
@@ -56,6 +57,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "pipeline",
             "observe",
             "config",
+            "notify",
             "mcp",
             "http",
             "secret_file",

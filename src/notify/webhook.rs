@@ -1,0 +1,108 @@
+//! One attempt at a webhook.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use reqwest::{Client, Response, StatusCode, Url, header::HeaderValue, redirect::Policy};
+
+use super::{
+    Event, Failed,
+    payload::{body, signature},
+    target::{Checked, Resolver, Rule},
+};
+use crate::{
+    call::{Fault, cut},
+    clock::Clock,
+    config::WebhookConfig,
+    display::visible,
+};
+
+/// How long an attempt may take, from resolving the host to the end of the answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// So much of an answer is let in; nobody reads it.
+const ANSWER: usize = 64 << 10;
+
+/// A receiver by HTTP.
+pub(super) struct Webhook {
+    config: WebhookConfig,
+    client: Client,
+    rule: Rule,
+    clock: Clock,
+}
+
+impl Webhook {
+    pub(super) fn new(config: WebhookConfig, resolver: Arc<dyn Resolver>, clock: Clock) -> Result<Self, Fault> {
+        let rule = Rule { private: config.allow_private, loopback_only: config.url.scheme() != "https" };
+        let client = Client::builder()
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .timeout(TIMEOUT)
+            // a proxy would resolve the host once more; a kept connection would outlive what was checked
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .dns_resolver(Arc::new(Checked { resolver, rule }))
+            .build()
+            .map_err(|error| Fault(format!("webhooks cannot be sent: {}", cause(error))))?;
+        Ok(Self { config, client, rule, clock })
+    }
+
+    pub(super) async fn deliver(&self, event: &Event) -> Result<(), Failed> {
+        // a literal address is not resolved: it is checked here
+        if let Some(address) = literal(&self.config.url) {
+            self.rule.check(address).map_err(|why| Failed::Again(why, None))?;
+        }
+        let body = body(self.config.format, event);
+        let mut request = self.client.post(self.config.url.clone()).header("content-type", "application/json");
+        if !self.config.secret.is_empty() {
+            let signed = signature(&self.config.secret, self.clock.now().as_second(), &body);
+            if let Ok(mut value) = HeaderValue::from_str(&signed) {
+                value.set_sensitive(true);
+                request = request.header("countersign-signature", value);
+            }
+        }
+        let mut response = request.body(body).send().await.map_err(|error| Failed::Again(cause(error), None))?;
+        let verdict = judge(&response);
+        // read to its end, so that a receiver that waits for that is not cut off; within bounds
+        let mut read = 0;
+        while let Ok(Some(chunk)) = response.chunk().await {
+            read += chunk.len();
+            if read > ANSWER {
+                break;
+            }
+        }
+        verdict
+    }
+}
+
+fn judge(response: &Response) -> Result<(), Failed> {
+    let status = response.status();
+    let told = format!("it answered with status {}", status.as_u16());
+    match status {
+        status if status.is_success() => Ok(()),
+        status if status.is_redirection() => Err(Failed::Again(format!("{told}: redirects are not followed"), None)),
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => Err(Failed::Unwanted(told)),
+        _ => {
+            let after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+            Err(Failed::Again(told, after.map(Duration::from_secs)))
+        }
+    }
+}
+
+fn literal(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
+/// What went wrong, without the URL, which may be a secret.
+fn cause(error: reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("it did not answer within {} seconds", TIMEOUT.as_secs());
+    }
+    let error = error.without_url();
+    let mut deepest: &dyn std::error::Error = &error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    visible(cut(&deepest.to_string(), 300))
+}
