@@ -4,7 +4,7 @@ mod link;
 mod principal;
 mod refused;
 
-pub use link::{ClientSide, FromClient, Link, Notice};
+pub use link::{ClientSide, FromClient, HoldNotice, Link, Notice};
 pub use principal::{Identified, Principal};
 pub use refused::{Fault, Pointer, Refused};
 
@@ -27,6 +27,11 @@ impl CallId {
     /// [`NoRandomness`] when the machine has none to give.
     pub fn new(at: Timestamp) -> Result<Self, NoRandomness> {
         Ok(Self(format!("call_{}", ulid(at)?).into()))
+    }
+
+    /// The id that is written so, from an entry of ours.
+    pub fn read(text: &str) -> Option<Self> {
+        text.starts_with("call_").then(|| Self(text.into()))
     }
 
     /// The text.
@@ -67,6 +72,17 @@ impl Operation {
             Self::Subscribe => "resources/subscribe",
         }
     }
+
+    /// The operation of that method.
+    pub fn read(method: &str) -> Option<Self> {
+        let all = [Self::CallTool, Self::ReadResource, Self::GetPrompt, Self::Complete, Self::Subscribe];
+        all.into_iter().find(|operation| operation.method() == method)
+    }
+
+    /// Whether a call of it can wait for a person.
+    pub fn can_wait(self) -> bool {
+        matches!(self, Self::CallTool | Self::ReadResource | Self::GetPrompt)
+    }
 }
 
 /// The door a call came through.
@@ -76,6 +92,21 @@ pub enum Door {
     Http,
     /// Standard input and output.
     Stdio,
+}
+
+impl Door {
+    /// The word in the ledger.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Stdio => "stdio",
+        }
+    }
+
+    /// The door of that word.
+    pub fn read(word: &str) -> Option<Self> {
+        [Self::Http, Self::Stdio].into_iter().find(|door| door.word() == word)
+    }
 }
 
 /// What travels beside the arguments and is nobody's business to decide on.
@@ -267,6 +298,31 @@ impl Validated {
     /// The way back to the client while the call runs.
     pub fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// The call as it is now, after it waited: who calls was looked at again, and the tool is offered by the very
+    /// contract that its arguments fit.
+    ///
+    /// # Errors
+    /// The call back, when the tool is not offered so any more.
+    pub fn again(mut self, who: Identified, catalog: &Catalog, now: Timestamp) -> Result<Self, Box<Self>> {
+        let same = catalog
+            .select(self.operation, self.wire_name(), self.arguments.tree())
+            .is_some_and(|tool| tool.digest == self.tool.digest && tool.name == self.tool.name);
+        if !same {
+            return Err(Box::new(self));
+        }
+        self.principal = who.into_principal();
+        self.at = now;
+        Ok(self)
+    }
+
+    /// The name that [`Catalog::select`] finds the tool by.
+    fn wire_name(&self) -> &str {
+        match self.operation {
+            Operation::CallTool => &self.tool.name,
+            _ => self.tool.upstream.as_str(),
+        }
     }
 
     /// What to record of the call when it goes no further.

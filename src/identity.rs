@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     call::{Fault, Identified, Principal},
     clock::{Clock, Timestamp, ulid},
+    hold::Hold,
     json::Digest,
     ledger::{Event, Ledger},
     secret_file,
@@ -182,6 +183,36 @@ impl Identity {
     pub fn again(&self, principal: &Arc<Principal>) -> Result<Identified, Unauthenticated> {
         self.current(principal)?;
         Ok(Identified::vouch(Arc::clone(principal)))
+    }
+
+    /// Looks again at the agent behind a hold that nobody waits for: it is good while its credential is.
+    ///
+    /// # Errors
+    /// Why its credential is not accepted any more.
+    pub fn recall(&self, hold: &Hold) -> Result<Identified, Unauthenticated> {
+        let expires = match self.ledger.views().token(&hold.credential) {
+            Some(token) => token.expires,
+            None if hold.issuer == STDIO_ISSUER => Timestamp::MAX,
+            None => return Err(Unauthenticated::Expired),
+        };
+        let principal = Arc::new(Principal {
+            agent: hold.agent.clone(),
+            issuer: hold.issuer.clone(),
+            user: hold.user.clone(),
+            task: hold.task.clone(),
+            teams: Vec::new(),
+            scopes: Vec::new(),
+            workload: None,
+            credential: hold.credential.clone(),
+            issued: hold.created,
+            expires,
+        });
+        self.again(&principal)
+    }
+
+    /// Whether the credential behind a hold was revoked.
+    pub fn is_revoked(&self, hold: &Hold) -> bool {
+        self.ledger.views().token(&hold.credential).is_some_and(|token| token.revoked)
     }
 
     fn verify(&self, token: &str, digest: Digest) -> Result<Arc<Principal>, Unauthenticated> {

@@ -42,7 +42,7 @@
 //! Nor the proof that it was permitted:
 //! ```compile_fail,E0451
 //! # use countersign::{call::Validated, grant::{Basis, Permitted}};
-//! fn forge(call: Validated) -> Permitted { Permitted { call, basis: Basis::default() } }
+//! fn forge(call: Validated) -> Permitted { Permitted { call, basis: Basis::default(), countersigned: None } }
 //! ```
 //! Nor the proof of who is calling:
 //! ```compile_fail,E0624
@@ -93,6 +93,9 @@ pub mod approver;
 
 // What each tool was when a person reviewed it, and what is offered now.
 pub mod contract;
+
+// Calls that wait for a person, and who may countersign them: one state machine.
+pub mod hold;
 
 // Who may do what: the verdict.
 pub mod grant;

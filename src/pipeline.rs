@@ -1,5 +1,9 @@
 //! The road of a call, top to bottom.
 
+mod waiting;
+
+pub use waiting::{Holding, ended_as, watch_holds};
+
 use std::{
     future::Future,
     pin::Pin,
@@ -14,9 +18,9 @@ use crate::{
     call::{Fault, Identified, Operation, Principal, Received, Refused},
     clock::Clock,
     contract::{Advertised, Catalog, Tool, UpstreamName},
-    grant::{Asked, Basis, Decision, Grants, Permitted, Sessions, Visibility},
+    grant::{Asked, Basis, Decision, Grants, Held, Permitted, Sessions, Visibility},
     identity::Identity,
-    ledger::{Ledger, Reply},
+    ledger::{Ledger, Met, Parked, Recorded, Reply},
     observe::{Metrics, Stage},
     upstream::{Host, Subscription, Upstreams},
 };
@@ -46,6 +50,10 @@ pub struct Pipeline {
     pub heavy: tokio::sync::Mutex<()>,
     /// Calls whose client went away before they ended.
     pub detached: Detached,
+    /// Where approvers look: the console's address, without a slash at its end.
+    pub console: String,
+    /// The turn of calls that were countersigned and are about to be run.
+    pub holding: Holding,
     /// Tells the doors that what is offered changed; whoever replaces the catalog or the grants sends on it.
     pub changed: broadcast::Sender<HouseChange>,
 }
@@ -67,15 +75,21 @@ impl Pipeline {
     /// Takes a call along the whole road. If the returned future is dropped, a call that is on its way
     /// to an upstream is cancelled there as far as its protocol can, and its outcome is recorded all the same.
     pub async fn handle(self: &Arc<Self>, received: Received, who: Identified) -> Reply {
-        match self.admit_in_turn(received, who).await {
-            Ok(call) => {
-                let road = Arc::clone(self);
+        let admitted = self.admit_in_turn(received, who).await;
+        let road = Arc::clone(self);
+        match admitted {
+            Admitted::Permitted(call) => {
                 Owned::new(Box::pin(async move { road.perform(call).await }), Arc::downgrade(self)).await
             }
-            Err(stopped) => {
-                let road = Arc::clone(self);
-                // a caller that does not wait for its refusal is refused on record all the same
+            // a caller that does not wait for its refusal is refused on record all the same
+            Admitted::Refused(stopped) => {
                 Owned::new(Box::pin(async move { road.refuse(*stopped).await }), Arc::downgrade(self)).await
+            }
+            Admitted::Held(held) => {
+                Owned::new(Box::pin(async move { road.hold(*held).await }), Arc::downgrade(self)).await
+            }
+            Admitted::Parked(parked) => {
+                Owned::new(Box::pin(async move { road.wait(*parked).await }), Arc::downgrade(self)).await
             }
         }
     }
@@ -87,8 +101,11 @@ impl Pipeline {
         let road = Arc::clone(self);
         let following = async move {
             let call = match admitted {
-                Ok(call) => road.ledger.intend(call).await,
-                Err(stopped) => Err(stopped),
+                Admitted::Permitted(call) => road.ledger.intend(call).await,
+                Admitted::Refused(stopped) => Err(stopped),
+                // a subscription does not wait: it is asked for again
+                Admitted::Held(held) => Err(stopped(*held.refuse())),
+                Admitted::Parked(parked) => Err(stopped(waiting::unwaited(*parked))),
             };
             match call {
                 Ok(call) => {
@@ -108,11 +125,7 @@ impl Pipeline {
     }
 
     /// Large arguments are checked one call at a time, beside the threads that serve the others.
-    async fn admit_in_turn(
-        &self,
-        received: Received,
-        who: Identified,
-    ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
+    async fn admit_in_turn(&self, received: Received, who: Identified) -> Admitted {
         if !received.is_heavy() {
             return self.admit(received, who);
         }
@@ -123,64 +136,70 @@ impl Pipeline {
         }
     }
 
-    fn admit(
-        &self,
-        received: Received,
-        who: Identified,
-    ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
+    fn admit(&self, received: Received, who: Identified) -> Admitted {
         let begun = Instant::now();
         let decided = self.judge(received, who);
         self.metrics.stage(Stage::Decide, begun.elapsed());
         decided
     }
 
-    fn judge(
-        &self,
-        received: Received,
-        who: Identified,
-    ) -> Result<Permitted, Box<(Refused, crate::call::Caller, Basis)>> {
+    fn judge(&self, received: Received, who: Identified) -> Admitted {
         let now = self.clock.now();
         let call = received.authenticate(who);
         let (grants, catalog) = (self.grants.load(), self.catalog.load());
         // a tool that no grant reaches is as unknown as one that is not there, and as fast: its contract is not
         // looked at
         let known = |principal: &Principal, tool: &Tool| grants.visibility(principal, tool, now).is_some();
-        let call = call.validate_known(&catalog, known).map_err(|stopped| {
-            let (refused, caller) = *stopped;
-            Box::new((refused, caller, Basis::default()))
-        })?;
+        let call = match call.validate_known(&catalog, known) {
+            Ok(call) => call,
+            Err(refused) => {
+                let (refused, caller) = *refused;
+                return Admitted::Refused(Box::new((refused, caller, Basis::default())));
+            }
+        };
+        // the identical call may have a hold: then it neither opens a second nor slips past the first
+        let call = match self.ledger.attach(call, grants.digest()) {
+            Ok(call) => call,
+            Err(met) => match *met {
+                Met::Parked(parked) => return Admitted::Parked(Box::new(parked)),
+                Met::Refused(refused) => return Admitted::Refused(Box::new(refused)),
+            },
+        };
         match grants.decide(call, &self.sessions) {
-            Decision::Permit(call) => Ok(call),
-            Decision::Hold(call) => Err(stopped(*call.refuse())),
+            Decision::Permit(call) => Admitted::Permitted(call),
+            Decision::Hold(call) if call.call().operation().can_wait() => Admitted::Held(Box::new(call)),
+            Decision::Hold(call) => Admitted::Refused(stopped(*call.refuse())),
             Decision::Deny(denied) => {
                 let (refused, call, basis) = *denied;
                 let hidden = grants.visibility(call.principal(), call.tool(), now).is_none();
                 let told = if hidden { Refused::UnknownTool } else { refused };
-                Err(stopped((told, call, basis)))
+                Admitted::Refused(stopped((told, call, basis)))
             }
         }
     }
 
     /// The only path to an upstream: recorded before it leaves, settled before it is answered.
     async fn perform(&self, call: Permitted) -> Reply {
-        let mut begun = Instant::now();
-        let mut lap = |stage| {
-            let now = Instant::now();
-            self.metrics.stage(stage, now.duration_since(begun));
-            begun = now;
-        };
+        let begun = Instant::now();
         match self.ledger.intend(call).await {
             Ok(call) => {
-                lap(Stage::Record);
-                let tool = Arc::clone(call.call().call().tool());
-                let forwarded = self.upstreams.forward(call).await;
-                lap(Stage::Forward);
-                let reply = self.ledger.settle(tool.inspect(forwarded)).await;
-                lap(Stage::Settle);
-                reply
+                self.metrics.stage(Stage::Record, begun.elapsed());
+                self.carry(call).await
             }
             Err(stopped) => self.refuse(*stopped).await,
         }
+    }
+
+    /// Forwards what is recorded, and settles it.
+    async fn carry(&self, call: Recorded) -> Reply {
+        let begun = Instant::now();
+        let tool = Arc::clone(call.call().call().tool());
+        let forwarded = self.upstreams.forward(call).await;
+        let came = Instant::now();
+        self.metrics.stage(Stage::Forward, came.duration_since(begun));
+        let reply = self.ledger.settle(tool.inspect(forwarded)).await;
+        self.metrics.stage(Stage::Settle, came.elapsed());
+        reply
     }
 
     /// The tools that some grant could let this principal call, by name.
@@ -204,6 +223,19 @@ impl Pipeline {
     pub async fn settle_detached(&self) {
         self.detached.finish().await;
     }
+}
+
+/// What a call comes to before it is recorded.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and costs no allocation so")]
+enum Admitted {
+    /// It may go.
+    Permitted(Permitted),
+    /// A person has to countersign it.
+    Held(Box<Held>),
+    /// The identical call has a hold.
+    Parked(Box<Parked>),
+    /// It goes no further.
+    Refused(Box<(Refused, crate::call::Caller, Basis)>),
 }
 
 fn stopped(

@@ -258,6 +258,8 @@ impl House {
             on_advertised: Box::new(OnShelf(Arc::clone(&shelf))),
             changed: tokio::sync::broadcast::channel(CHANGES).0,
             heavy: tokio::sync::Mutex::default(),
+            console: config.console_url(),
+            holding: crate::pipeline::Holding::default(),
             detached: Detached::default(),
         });
         let mut tasks = JoinSet::new();
@@ -296,6 +298,8 @@ impl House {
                 pipeline: Arc::downgrade(&self.pipeline),
                 stop: running.stop.subscribe(),
             };
+            let (house, stop) = (Arc::downgrade(&self.pipeline), running.stop.subscribe());
+            running.tasks.spawn(crate::pipeline::watch_holds(house, stop));
             running.tasks.spawn(watching.run());
         }
         Ok(())

@@ -1,12 +1,65 @@
 //! The way back to the client while its call runs: notifications out, questions out and answers in, cancellation in.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::json::{Object, Value};
+use crate::{
+    clock::Timestamp,
+    json::{Object, Value},
+};
 
-/// What an upstream sends while a call runs.
+/// What an agent is told of a call that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldNotice {
+    /// The hold's id.
+    pub hold: String,
+    /// The tool, by the name that agents use.
+    pub tool: String,
+    /// Where it stands: `pending`, `approved`, or `spent` while its result is awaited.
+    pub state: &'static str,
+    /// Whose countersignature it waits for.
+    pub roles: Vec<String>,
+    /// The `@reason` of the policy, if it has one.
+    pub reason: Option<String>,
+    /// When it was opened.
+    pub created: Timestamp,
+    /// Until when it can be countersigned.
+    pub approve_by: Timestamp,
+    /// Until when it can be run once it is.
+    pub execute_by: Timestamp,
+    /// The console's page for it.
+    pub page: String,
+}
+
+impl HoldNotice {
+    /// The sentence for the agent: what it waits for, until when, and what to do.
+    pub fn sentence(&self) -> String {
+        let roles = self.roles.join(" and ");
+        let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        match self.state {
+            "pending" => format!(
+                "waiting for {roles} to countersign this call{reason}: {}, until {:.0}; calling again with the same \
+                 arguments goes on waiting and asks nobody twice",
+                self.hold, self.approve_by
+            ),
+            "approved" => format!(
+                "this call was countersigned ({}); call again with the same arguments until {:.0} to have it run, once",
+                self.hold, self.execute_by
+            ),
+            _ => format!(
+                "this call was countersigned and is being run ({}); call again with the same arguments for its result",
+                self.hold
+            ),
+        }
+    }
+}
+
+/// What is sent to the client while a call runs or waits.
 #[derive(Debug)]
 pub enum Notice {
+    /// The call waits for a person: said once, when the wait begins.
+    Held(HoldNotice),
     /// `notifications/progress`, its params without the token.
     Progress(Object),
     /// `notifications/message`, its params.
@@ -43,6 +96,10 @@ pub struct ClientSide {
     pub log_level: Option<String>,
     /// It speaks 2026-07-28 or newer.
     pub modern: bool,
+    /// How long a call may wait for a person before its client has to be told something.
+    pub patience: Duration,
+    /// It follows a held call as a task: approving it runs it, without the client waiting.
+    pub runs_alone: bool,
 }
 
 /// The upstream's end of the link.
@@ -83,6 +140,14 @@ impl Link {
     /// Whether the client has given up on the call.
     pub fn is_cancelled(&self) -> bool {
         *self.cancelled.borrow()
+    }
+
+    /// Returns once the client has withdrawn the call; never when its connection just went away.
+    pub async fn withdrawn(&self) {
+        let mut cancelled = self.cancelled.clone();
+        if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Returns once the client has given up on the call: it said so, or its connection went away.

@@ -41,13 +41,50 @@ pub enum Refused {
         /// Until the limit lets one through again, milliseconds.
         retry_after_ms: u64,
     },
-    /// A person has to countersign, and nobody can here yet.
+    /// A person has to countersign, and this kind of call cannot wait for one.
     ApprovalRequired {
         /// Whose countersignature, by role.
         roles: Vec<String>,
         /// The `@reason` of the policy, if it has one.
         reason: Option<String>,
     },
+    /// Too many calls of this agent wait for a person already.
+    TooManyHolds,
+    /// A person said no while the call waited.
+    Denied {
+        /// The hold.
+        hold: String,
+        /// Why, in that person's words.
+        reason: String,
+    },
+    /// A person said no to the identical call, and that holds until the hold would have expired.
+    DeniedSticky {
+        /// The hold.
+        hold: String,
+        /// Why, in that person's words.
+        reason: String,
+    },
+    /// Nobody countersigned it in time, or nobody ran it in time.
+    HoldExpired {
+        /// The hold.
+        hold: String,
+    },
+    /// The hold was withdrawn.
+    HoldCancelled {
+        /// The hold.
+        hold: String,
+    },
+    /// What the hold was bound to changed.
+    HoldVoid {
+        /// The hold.
+        hold: String,
+        /// The stable code of what changed.
+        code: &'static str,
+    },
+    /// The hold could not be spent: another call was first, or it ended in that moment.
+    HoldLost(&'static str),
+    /// The caller's credential ended while the call waited.
+    CredentialEnded,
     /// The tool server is not reachable, or its circuit breaker is open.
     UpstreamUnavailable {
         /// When to try again, milliseconds.
@@ -91,6 +128,14 @@ impl Refused {
             Self::NotGranted => "not_granted",
             Self::LimitExceeded { .. } => "limit_exceeded",
             Self::ApprovalRequired { .. } => "approval_required",
+            Self::TooManyHolds => "too_many_holds",
+            Self::Denied { .. } => "denied",
+            Self::DeniedSticky { .. } => "denied_sticky",
+            Self::HoldExpired { .. } => "hold_expired",
+            Self::HoldCancelled { .. } => "hold_cancelled",
+            Self::HoldVoid { code, .. } => code,
+            Self::HoldLost(_) => "hold_lost",
+            Self::CredentialEnded => "credential_ended",
             Self::UpstreamUnavailable { .. } => "upstream_unavailable",
             Self::UpstreamBusy { .. } => "upstream_busy",
             Self::AmbiguousResource => "ambiguous_resource",
@@ -105,7 +150,19 @@ impl Refused {
             Self::LimitExceeded { retry_after_ms }
             | Self::UpstreamUnavailable { retry_after_ms }
             | Self::UpstreamBusy { retry_after_ms } => Some(*retry_after_ms),
-            Self::Stopping | Self::Unavailable(_) => Some(1_000),
+            Self::Stopping | Self::Unavailable(_) | Self::HoldLost(_) => Some(1_000),
+            _ => None,
+        }
+    }
+
+    /// The hold that it speaks of.
+    pub fn hold(&self) -> Option<&str> {
+        match self {
+            Self::Denied { hold, .. }
+            | Self::DeniedSticky { hold, .. }
+            | Self::HoldExpired { hold }
+            | Self::HoldCancelled { hold }
+            | Self::HoldVoid { hold, .. } => Some(hold),
             _ => None,
         }
     }
@@ -147,6 +204,27 @@ impl fmt::Display for Refused {
                     write!(f, ": {reason}")?;
                 }
                 Ok(())
+            }
+            Self::TooManyHolds => f.write_str(
+                "too many of your calls wait for a person already; wait until some are decided, or withdraw them",
+            ),
+            Self::Denied { reason, .. } => write!(f, "a person denied this call: {reason}"),
+            Self::DeniedSticky { reason, .. } => {
+                write!(f, "a person denied this very call before: {reason}; do not call it again unchanged")
+            }
+            Self::HoldExpired { .. } => {
+                f.write_str("nobody countersigned this call in time; nothing was done; calling again asks anew")
+            }
+            Self::HoldCancelled { .. } => f.write_str("this call was withdrawn before it was countersigned"),
+            Self::HoldVoid { code, .. } => write!(
+                f,
+                "what this call was to be countersigned for has changed ({code}); nothing was done; calling again asks anew"
+            ),
+            Self::HoldLost(_) => {
+                f.write_str("the countersignature was used or ended in this moment; call again to see")
+            }
+            Self::CredentialEnded => {
+                f.write_str("your credential ended while this call waited; call again with a new one")
             }
             Self::UpstreamUnavailable { .. } => f.write_str("the tool server cannot be reached now; try again later"),
             Self::UpstreamBusy { .. } => f.write_str("too many calls wait for this tool server; try again later"),

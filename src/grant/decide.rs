@@ -24,6 +24,7 @@ use crate::{
     call::{Fault, Operation, Principal, Refused, Validated},
     clock::Timestamp,
     contract::{Tool, UpstreamName},
+    hold::{Demand, HoldId, Warrant},
     json::{Digest, Object, Value},
 };
 
@@ -57,6 +58,7 @@ pub struct Basis {
 pub struct Permitted {
     call: Validated,
     basis: Basis,
+    countersigned: Option<HoldId>,
 }
 
 impl Permitted {
@@ -69,6 +71,11 @@ impl Permitted {
     pub fn basis(&self) -> &Basis {
         &self.basis
     }
+
+    /// The hold that people countersigned for it: recording the call spends it.
+    pub fn countersigned(&self) -> Option<&HoldId> {
+        self.countersigned.as_ref()
+    }
 }
 
 /// A call that waits for a countersignature.
@@ -77,21 +84,6 @@ pub struct Held {
     call: Validated,
     basis: Basis,
     demands: Vec<Demand>,
-}
-
-/// What one holding policy demands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Demand {
-    /// The policy's id.
-    pub policy: Arc<str>,
-    /// The role that has to countersign.
-    pub role: String,
-    /// How many people of it.
-    pub approvals: u8,
-    /// How long they have, seconds.
-    pub expires: u64,
-    /// The `@reason`.
-    pub reason: Option<String>,
 }
 
 impl Held {
@@ -108,6 +100,11 @@ impl Held {
     /// What has to be countersigned.
     pub fn demands(&self) -> &[Demand] {
         &self.demands
+    }
+
+    /// The call, what holds it, and what has to be countersigned.
+    pub fn into_parts(self) -> (Validated, Basis, Vec<Demand>) {
+        (self.call, self.basis, self.demands)
     }
 
     /// Turns a hold that nobody can countersign here into its refusal.
@@ -204,7 +201,7 @@ pub(super) struct Satisfied {
 /// What a decision comes to, before it is done.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Permit { permit: u32 },
+    Permit { permit: u32, others: Vec<u32> },
     Hold { policies: Vec<u32>, demands: Vec<Demand> },
     Deny { refused: Refused, policies: Vec<u32> },
 }
@@ -221,6 +218,16 @@ pub(super) struct Question<'a> {
 impl Grants {
     /// Decides a call. Counts it in `sessions` only when it is permitted.
     pub fn decide(&self, call: Validated, sessions: &Sessions) -> Decision {
+        self.decide_with(call, sessions, None)
+    }
+
+    /// Decides a call again that people countersigned: what the warrant covers does not hold it any more. Whatever else
+    /// the grants say is as for any other call, and it counts.
+    pub fn decide_countersigned(&self, call: Validated, sessions: &Sessions, warrant: &Warrant) -> Decision {
+        self.decide_with(call, sessions, Some(warrant))
+    }
+
+    fn decide_with(&self, call: Validated, sessions: &Sessions, warrant: Option<&Warrant>) -> Decision {
         let who = call.principal();
         let verdict = match self.site(&call.tool().action, &call.tool().upstream) {
             // contracts and grants are replaced one after the other: in between, policies would judge a contract
@@ -238,13 +245,17 @@ impl Grants {
                     call.arguments().tree()
                 };
                 let question = Question { who, site, arguments: Some(arguments), now: call.at() };
-                self.settle(question, &call.tool().action, sessions)
+                self.settle(question, &call.tool().action, sessions, warrant)
             }
             // no policy was typed against this tool, so none can be about it
             None => Verdict::Deny { refused: Refused::NotGranted, policies: Vec::new() },
         };
         match verdict {
-            Verdict::Permit { permit } => Decision::Permit(Permitted { call, basis: self.basis(&[permit]) }),
+            Verdict::Permit { permit, mut others } => {
+                others.push(permit);
+                let countersigned = warrant.map(|warrant| warrant.hold().id.clone());
+                Decision::Permit(Permitted { call, basis: self.basis(&others), countersigned })
+            }
             Verdict::Hold { policies, demands } => Decision::Hold(Held { call, basis: self.basis(&policies), demands }),
             Verdict::Deny { refused, policies } => {
                 let basis = self.basis(&policies);
@@ -295,7 +306,7 @@ impl Grants {
     ) -> bool {
         let Some(site) = self.site(asked.action(), upstream) else { return false };
         let question = Question { who: principal, site, arguments: None, now };
-        matches!(self.settle(question, asked.action(), sessions), Verdict::Permit { .. })
+        matches!(self.settle(question, asked.action(), sessions, None), Verdict::Permit { .. })
     }
 
     /// As [`Grants::may_ask`], for telling an upstream what it may come to ask: counts nothing.
@@ -322,7 +333,13 @@ impl Grants {
 
     /// Decides and, when it is a permit, counts. The session stays locked from reading its counters to counting, so
     /// that calls made at once cannot all see the same count.
-    pub(super) fn settle(&self, question: Question<'_>, action: &str, sessions: &Sessions) -> Verdict {
+    pub(super) fn settle(
+        &self,
+        question: Question<'_>,
+        action: &str,
+        sessions: &Sessions,
+        warrant: Option<&Warrant>,
+    ) -> Verdict {
         let Question { who, site, now, .. } = question;
         let deny = |refused| Verdict::Deny { refused, policies: Vec::new() };
         let slice = self.slice(site, who, now);
@@ -336,8 +353,15 @@ impl Grants {
         let mut turn = early.unwrap_or_else(take);
         // another call may use up a limit between looking and counting; each time round one permit less is left
         for _ in 0..=satisfied.permits.len() {
-            let permit = match self.conclude(&satisfied, &who.agent, sessions, now) {
-                Verdict::Permit { permit } => permit,
+            let (permit, others) = match self.conclude(&satisfied, &who.agent, sessions, now) {
+                Verdict::Permit { permit, others } => (permit, others),
+                // the permit is the last of what holds it
+                Verdict::Hold { mut policies, demands } if warrant.is_some_and(|warrant| warrant.covers(&demands)) => {
+                    match policies.pop() {
+                        Some(permit) => (permit, policies),
+                        None => return deny(Refused::PolicyError),
+                    }
+                }
                 verdict => return verdict,
             };
             if let Err(refused) = turn.reserve(now) {
@@ -351,7 +375,7 @@ impl Grants {
             match counted {
                 Ok(()) => {
                     turn.count(action, site.labels.iter().map(String::as_str), now);
-                    return Verdict::Permit { permit };
+                    return Verdict::Permit { permit, others };
                 }
                 Err(Refused::LimitExceeded { .. }) => {}
                 Err(refused) => return deny(refused),
@@ -389,7 +413,7 @@ impl Grants {
         let mut demands: Vec<Demand> =
             rules(&satisfied.holds).into_iter().filter_map(|(_, rule)| demand(rule)).collect();
         match (free, held) {
-            (Some((permit, _)), _) if demands.is_empty() => Verdict::Permit { permit: *permit },
+            (Some((permit, _)), _) if demands.is_empty() => Verdict::Permit { permit: *permit, others: Vec::new() },
             (Some((permit, _)), _) => {
                 policies.push(*permit);
                 Verdict::Hold { policies, demands }

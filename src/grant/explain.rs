@@ -11,13 +11,14 @@ use serde_json::json;
 
 use super::{
     Grants, Sessions,
-    decide::{Demand, Question, Satisfied, Verdict, covers},
+    decide::{Question, Satisfied, Verdict, covers},
     load::Rule,
 };
 use crate::{
     call::{Principal, Refused},
     clock::Timestamp,
     contract::{Tool, UpstreamName},
+    hold::Demand,
     json::{Canonical, Digest, Value},
 };
 
@@ -149,7 +150,7 @@ impl Grants {
             Err((refused, policies)) => (Verdict::Deny { refused, policies }, Satisfied::default()),
         };
         let (verdict, decided) = match verdict {
-            Verdict::Permit { permit } => (Explained::Permit, vec![permit]),
+            Verdict::Permit { permit, .. } => (Explained::Permit, vec![permit]),
             Verdict::Hold { policies, demands } => (Explained::Hold(demands), policies),
             Verdict::Deny { refused, policies } => (Explained::Deny(refused), policies),
         };

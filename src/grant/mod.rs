@@ -14,7 +14,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Asked, Basis, Decision, Demand, Held, Permitted, Visibility};
+pub use decide::{Asked, Basis, Decision, Held, Permitted, Visibility};
 pub use explain::{Considered, Explained, Explanation, PolicyOutcome};
 pub use load::{ConfigError, Grants, Source};
 pub use session::{Past, Sessions};

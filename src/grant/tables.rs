@@ -179,9 +179,9 @@ fn decide(
                 let sessions = Sessions::default();
                 let question = Question { who: &who, site, arguments: Some(arguments.tree()), now };
                 for _ in 0..case.after {
-                    let _counted = grants.settle(question, &action, &sessions);
+                    let _counted = grants.settle(question, &action, &sessions, None);
                 }
-                match grants.settle(question, &action, &sessions) {
+                match grants.settle(question, &action, &sessions, None) {
                     Verdict::Permit { .. } => Explained::Permit,
                     Verdict::Hold { demands, .. } => Explained::Hold(demands),
                     Verdict::Deny { refused, .. } => Explained::Deny(refused),

@@ -98,7 +98,7 @@ fn settle(
 ) -> Verdict {
     let site = grants.site(tool, &upstream(tool.split("__").next().unwrap())).expect("a known tool");
     let arguments = tree(args);
-    grants.settle(Question { who, site, arguments: Some(&arguments), now: at }, tool, sessions)
+    grants.settle(Question { who, site, arguments: Some(&arguments), now: at }, tool, sessions, None)
 }
 
 /// `permit by ID`, `hold ROLE/APPROVALS/SECONDS … by ID …`, `deny CODE by ID …`.
@@ -108,7 +108,7 @@ fn told(grants: &Grants, verdict: &Verdict) -> String {
         ids => format!(" by {ids}"),
     };
     match verdict {
-        Verdict::Permit { permit } => format!("permit{}", ids(&[*permit])),
+        Verdict::Permit { permit, .. } => format!("permit{}", ids(&[*permit])),
         Verdict::Hold { policies, demands } => {
             let demands: Vec<String> = demands
                 .iter()

@@ -12,10 +12,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{Semaphore, TryAcquireError, oneshot};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 
 use super::{
     entry::{self, Ending, Settlement},
+    holds::{self, Holds, NotChanged},
     store::{Appended, Content, Group, Head, Kept, Snapshot, Store, Stored},
     tree::{self, Frontier},
     views::Views,
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     call::Fault,
     clock::{Clock, Timestamp},
+    hold::{Book, Change, Rejected, Spend},
 };
 
 /// The most entries and bytes in one group.
@@ -46,6 +48,30 @@ pub(super) struct Item {
     pub(super) text: Vec<u8>,
     pub(super) kept: Option<Kept>,
     pub(super) effect: Effect,
+    /// What it changes of holds and approvers; checked as it is taken in.
+    pub(super) change: Option<Change>,
+    /// The hold that it spends, in an entry right before it.
+    pub(super) spends: Option<Box<Spending>>,
+}
+
+/// An entry that spends a hold.
+#[derive(Debug)]
+pub(super) struct Spending {
+    pub(super) text: Vec<u8>,
+    pub(super) change: Change,
+    pub(super) spend: Spend,
+    pub(super) at: Timestamp,
+}
+
+impl Item {
+    pub(super) fn new(text: Vec<u8>, effect: Effect) -> Self {
+        Self { text, kept: None, effect, change: None, spends: None }
+    }
+
+    /// How many entries it is.
+    fn entries(&self) -> u64 {
+        1 + u64::from(self.spends.is_some())
+    }
 }
 
 /// What an entry changes besides the log.
@@ -66,12 +92,16 @@ pub(super) enum Effect {
 #[derive(Debug)]
 struct Waiting {
     item: Item,
+    /// The index of its own entry.
+    seq: u64,
     room: u32,
     waiter: Option<oneshot::Sender<Result<u64, Fault>>>,
 }
 
 #[derive(Debug)]
 struct Queue {
+    /// Holds and approvers, with the changes that wait to be written: what a change is checked against.
+    book: Book,
     waiting: VecDeque<Waiting>,
     /// The index that the next entry gets.
     next: u64,
@@ -95,7 +125,10 @@ pub(super) struct Shared {
     room: Semaphore,
     healthy: AtomicBool,
     durable: AtomicU64,
+    /// Told after each group, and when the ledger failed.
+    grown: watch::Sender<()>,
     views: ArcSwap<Views>,
+    pub(super) holds: Holds,
     /// The last checkpoint that was published, for the next head.
     pub(super) published: Mutex<String>,
 }
@@ -116,6 +149,7 @@ impl Shared {
 
     fn fail(&self, fault: &Fault) {
         self.healthy.store(false, Ordering::Release);
+        self.grown.send_replace(());
         self.room.close();
         let waiting = {
             let mut queue = lock(&self.queue);
@@ -144,8 +178,11 @@ impl Committer {
         let head = store.head()?;
         let orphans = head.open.clone();
         let (views, folded) = recover_views(&*store, head.frontier.size())?;
+        let recover = || holds::recover(&*store, &views.holds, folded, head.frontier.size());
+        let book = recover()?;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
+                book: Book::default(),
                 waiting: VecDeque::new(),
                 next: 0,
                 waiters: 0,
@@ -160,6 +197,8 @@ impl Committer {
             room: Semaphore::new(ROOM as usize),
             healthy: AtomicBool::new(true),
             durable: AtomicU64::new(head.frontier.size()),
+            grown: watch::channel(()).0,
+            holds: Holds::new(book),
             views: ArcSwap::from_pointee(views),
             published: Mutex::new(head.checkpoint.clone()),
         });
@@ -173,7 +212,11 @@ impl Committer {
         };
         writer.settle_open("crash")?;
         writer.snapshot_when_due()?;
-        lock(&shared.queue).next = writer.frontier.size();
+        {
+            let mut queue = lock(&shared.queue);
+            queue.next = writer.frontier.size();
+            queue.book = shared.holds.look(Book::clone);
+        }
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run())
@@ -183,12 +226,31 @@ impl Committer {
 
     /// Appends and waits until it is durable; gives its index.
     pub(super) async fn write(&self, item: Item) -> Result<u64, Fault> {
+        self.change(item).await.map_err(plain)
+    }
+
+    /// As [`Committer::write`], for what changes holds or approvers: it is not appended when that change cannot be.
+    pub(super) async fn change(&self, item: Item) -> Result<u64, NotChanged> {
         let room = room_for(&item);
         let permit = self.shared.room.acquire_many(room).await.map_err(|_| self.why_not())?;
         permit.forget();
         let (waiter, written) = oneshot::channel();
         self.push(item, room, Some(waiter))?;
-        written.await.unwrap_or_else(|_| Err(self.why_not()))
+        Ok(written.await.unwrap_or_else(|_| Err(self.why_not()))?)
+    }
+
+    /// Waits until everything that waits now is durable.
+    pub(super) async fn flush(&self) -> Result<(), Fault> {
+        let target = lock(&self.shared.queue).next;
+        let mut durable = self.shared.grown.subscribe();
+        loop {
+            if self.shared.durable() >= target {
+                return Ok(());
+            }
+            if !self.shared.healthy() || durable.changed().await.is_err() {
+                return Err(self.why_not());
+            }
+        }
     }
 
     /// Appends, waiting for room only; gives the index that it will have.
@@ -196,7 +258,7 @@ impl Committer {
         let room = room_for(&item);
         let permit = self.shared.room.acquire_many(room).await.map_err(|_| self.why_not())?;
         permit.forget();
-        self.push(item, room, None)
+        self.push(item, room, None).map_err(plain)
     }
 
     /// Appends when there is room and the disk keeps up; waits for the disk when it does not.
@@ -215,13 +277,18 @@ impl Committer {
             Err(TryAcquireError::NoPermits) => return Err(Fault("too much waits to be written".to_owned())),
             Err(TryAcquireError::Closed) => return Err(self.why_not()),
         }
-        self.push(item, room, None)
+        self.push(item, room, None).map_err(plain)
     }
 
-    fn push(&self, item: Item, room: u32, waiter: Option<oneshot::Sender<Result<u64, Fault>>>) -> Result<u64, Fault> {
+    fn push(
+        &self,
+        item: Item,
+        room: u32,
+        waiter: Option<oneshot::Sender<Result<u64, Fault>>>,
+    ) -> Result<u64, NotChanged> {
         let mut queue = lock(&self.shared.queue);
         if let Some(fault) = &queue.fault {
-            return Err(fault.clone());
+            return Err(fault.clone().into());
         }
         let full = match item.effect {
             Effect::Opens if queue.open >= MOST_OPEN => Some("too many calls are under way"),
@@ -231,21 +298,26 @@ impl Committer {
         if let Some(why) = full {
             drop(queue);
             self.shared.room.add_permits(room as usize);
-            return Err(Fault(why.to_owned()));
+            return Err(Fault(why.to_owned()).into());
+        }
+        let seq = queue.next + item.entries() - 1;
+        if let Err(rejected) = queue.book.take(&item, seq) {
+            drop(queue);
+            self.shared.room.add_permits(room as usize);
+            return Err(NotChanged::Rejected(rejected));
         }
         match item.effect {
             Effect::Opens => queue.open += 1,
             Effect::Settles(_) => queue.open = queue.open.saturating_sub(1),
             _ => {}
         }
-        let seq = queue.next;
-        queue.next += 1;
+        queue.next = seq + 1;
         if queue.waiting.is_empty() {
             queue.since = Instant::now();
         }
         let first = queue.waiting.is_empty() || (waiter.is_some() && queue.waiters == 0);
         queue.waiters += usize::from(waiter.is_some());
-        queue.waiting.push_back(Waiting { item, room, waiter });
+        queue.waiting.push_back(Waiting { item, seq, room, waiter });
         let wake = queue.sleeping && (first || queue.waiting.len() >= GROUP_ENTRIES);
         drop(queue);
         if wake {
@@ -306,17 +378,16 @@ impl Writer {
         while let Some(group) = self.next_group() {
             let room = group.iter().map(|waiting| waiting.room as usize).sum();
             let (items, waiters): (Vec<_>, Vec<_>) =
-                group.into_iter().map(|waiting| (waiting.item, waiting.waiter)).unzip();
-            let first = self.frontier.size();
+                group.into_iter().map(|waiting| (waiting.item, (waiting.waiter, waiting.seq))).unzip();
             let result = self.commit(items);
             if result.is_err() {
                 // who is told of the failure finds the ledger unhealthy
                 self.shared.healthy.store(false, Ordering::Release);
             }
-            for (place, waiter) in waiters.into_iter().enumerate() {
+            for (waiter, seq) in waiters {
                 if let Some(waiter) = waiter {
                     // who went away needs no answer
-                    let _gone = waiter.send(result.clone().map(|()| first + place as u64));
+                    let _gone = waiter.send(result.clone().map(|()| seq));
                 }
             }
             result?;
@@ -374,10 +445,19 @@ impl Writer {
         let first = self.frontier.size();
         let mut frontier = self.frontier.clone();
         let mut group = Group { first, ..Group::default() };
-        let mut folds = Vec::new();
+        let (mut folds, mut changes, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         for item in items {
+            if let Some(spending) = item.spends {
+                let seq = frontier.size();
+                let text = Bytes::from(spending.text);
+                let hash = tree::leaf(&text);
+                frontier.push(hash);
+                group.entries.push(Stored { text, hash });
+                changes.push((spending.change, seq));
+            }
             let seq = frontier.size();
             let text = Bytes::from(item.text);
+            changes.extend(item.change.map(|change| (change, seq)));
             let hash = tree::leaf(&text);
             frontier.push(hash);
             match item.effect {
@@ -387,6 +467,7 @@ impl Writer {
                 }
                 Effect::Settles(intent) => {
                     self.open.remove(&intent);
+                    settled.push((intent, seq, text.clone()));
                 }
                 Effect::Folds => folds.push(text.clone()),
                 Effect::Redacts(entry) => group.redacted.push(entry),
@@ -413,7 +494,16 @@ impl Writer {
             self.shared.views.store(Arc::new(views));
         }
         self.frontier = frontier;
+        for (change, seq) in changes {
+            self.shared.holds.made(&change, seq);
+        }
+        for (intent, seq, text) in settled {
+            if let Some(change) = self.shared.holds.look(|book| holds::settles(book, intent, &text)) {
+                self.shared.holds.made(&change, seq);
+            }
+        }
         self.shared.durable.store(self.frontier.size(), Ordering::Release);
+        self.shared.grown.send_replace(());
         Ok(())
     }
 
@@ -434,7 +524,7 @@ impl Writer {
         let call = entry::member(&entry.text, "call").unwrap_or_default();
         let settlement = Settlement::Unknown;
         let ending = Ending { intent, call, settlement, why: Some(why), result: None, took_us: None, findings: &[] };
-        Ok(Item { text: entry::settled(at, &ending)?, kept: None, effect: Effect::Settles(intent) })
+        Ok(Item::new(entry::settled(at, &ending)?, Effect::Settles(intent)))
     }
 
     fn snapshot_when_due(&mut self) -> Result<(), Fault> {
@@ -443,7 +533,8 @@ impl Writer {
 
     fn remember(&mut self) -> Result<(), Fault> {
         let size = self.frontier.size();
-        self.store.remember(&Snapshot { size, state: self.shared.views.load().to_snapshot() })?;
+        let holds = self.shared.holds.look(Book::entries);
+        self.store.remember(&Snapshot { size, state: self.shared.views.load().to_snapshot(&holds) })?;
         self.snapshot = size;
         Ok(())
     }
@@ -466,12 +557,31 @@ fn recover_views(store: &dyn Store, size: u64) -> Result<(Views, u64), Fault> {
     Ok((views, folded))
 }
 
+impl Book {
+    /// Checks what an item changes and takes it in.
+    fn take(&mut self, item: &Item, seq: u64) -> Result<(), Rejected> {
+        if let Some(spending) = &item.spends {
+            self.may_spend(&spending.spend, spending.at)?;
+            self.apply(&spending.change, seq - 1)?;
+        }
+        item.change.as_ref().map_or(Ok(()), |change| self.apply(change, seq))
+    }
+}
+
+/// For what changes nothing that could be rejected.
+fn plain(not: NotChanged) -> Fault {
+    match not {
+        NotChanged::Fault(fault) => fault,
+        NotChanged::Rejected(rejected) => Fault(rejected.to_string()),
+    }
+}
+
 fn size_of_item(item: &Item) -> usize {
     let kept = match &item.kept {
         Some(Kept { content: Content::Here(bytes), .. }) => bytes.len(),
         _ => 0,
     };
-    item.text.len() + kept
+    item.text.len() + kept + item.spends.as_ref().map_or(0, |spending| spending.text.len())
 }
 
 fn room_for(item: &Item) -> u32 {

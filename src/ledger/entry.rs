@@ -151,7 +151,7 @@ impl Commitment {
 }
 
 /// The longest text of one member, bytes with its escapes; a longer one is cut.
-const MEMBER: usize = 1_024;
+pub(super) const MEMBER: usize = 1_024;
 /// The longest policy id in an entry, and how many are named.
 const POLICY: usize = 256;
 const POLICIES: usize = 64;
@@ -167,13 +167,7 @@ pub(super) fn intended(at: Timestamp, call: &Permitted, arguments: &Commitment) 
     line.text("call", call.id().as_str());
     line.digest("contract", &tool.digest);
     line.text("credential", &principal.credential);
-    line.text(
-        "door",
-        match call.door() {
-            crate::call::Door::Http => "http",
-            crate::call::Door::Stdio => "stdio",
-        },
-    );
+    line.text("door", call.door().word());
     line.basis_set(basis);
     line.text("issuer", &principal.issuer);
     line.text("kind", "call.intended");
@@ -328,19 +322,19 @@ pub(super) fn redacted(at: Timestamp, entry: u64) -> Result<Vec<u8>, Fault> {
 }
 
 /// An entry being written: members in the order of their names, which is that of RFC 8785.
-struct Line {
+pub(super) struct Line {
     out: Vec<u8>,
     last: &'static str,
 }
 
 impl Line {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut out = Vec::with_capacity(768);
         out.push(b'{');
         Self { out, last: "" }
     }
 
-    fn name(&mut self, name: &'static str) {
+    pub(super) fn name(&mut self, name: &'static str) {
         debug_assert!(self.last < name, "members are written in order");
         if !self.last.is_empty() {
             self.out.push(b',');
@@ -351,12 +345,12 @@ impl Line {
         self.out.extend_from_slice(b"\":");
     }
 
-    fn text(&mut self, name: &'static str, text: &str) {
+    pub(super) fn text(&mut self, name: &'static str, text: &str) {
         self.name(name);
         quote(text, MEMBER, &mut self.out);
     }
 
-    fn option(&mut self, name: &'static str, text: Option<&str>) {
+    pub(super) fn option(&mut self, name: &'static str, text: Option<&str>) {
         // the version stands between `user` and `why`, so it is written on the way
         if name > "v" {
             self.version();
@@ -366,7 +360,7 @@ impl Line {
         }
     }
 
-    fn texts<'a>(&mut self, name: &'static str, texts: impl Iterator<Item = &'a str>) {
+    pub(super) fn texts<'a>(&mut self, name: &'static str, texts: impl Iterator<Item = &'a str>) {
         self.name(name);
         self.out.push(b'[');
         for (place, text) in texts.take(POLICIES).enumerate() {
@@ -378,26 +372,36 @@ impl Line {
         self.out.push(b']');
     }
 
-    fn number(&mut self, name: &'static str, number: u64) {
+    /// A member whose value is canonical JSON already.
+    pub(super) fn raw(&mut self, name: &'static str, value: &[u8]) {
+        self.name(name);
+        self.out.extend_from_slice(value);
+    }
+
+    pub(super) fn flag(&mut self, name: &'static str, on: bool) {
+        self.raw(name, if on { b"true" } else { b"false" });
+    }
+
+    pub(super) fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
         decimal(number, &mut self.out);
     }
 
-    fn time(&mut self, name: &'static str, at: Timestamp) {
+    pub(super) fn time(&mut self, name: &'static str, at: Timestamp) {
         self.name(name);
         self.out.push(b'"');
         self.out.extend_from_slice(format!("{at:.6}").as_bytes());
         self.out.push(b'"');
     }
 
-    fn digest(&mut self, name: &'static str, digest: &Digest) {
+    pub(super) fn digest(&mut self, name: &'static str, digest: &Digest) {
         self.name(name);
         self.out.extend_from_slice(b"\"sha256:");
         hex(&digest.0, &mut self.out);
         self.out.push(b'"');
     }
 
-    fn commitment(&mut self, name: &'static str, commitment: &Commitment) {
+    pub(super) fn commitment(&mut self, name: &'static str, commitment: &Commitment) {
         self.name(name);
         self.out.extend_from_slice(b"{\"bytes\":");
         decimal(commitment.bytes, &mut self.out);
@@ -406,25 +410,25 @@ impl Line {
         self.out.extend_from_slice(b"\"}");
     }
 
-    fn basis_set(&mut self, basis: &Basis) {
+    pub(super) fn basis_set(&mut self, basis: &Basis) {
         if let Some(set) = &basis.set {
             self.digest("grants", set);
         }
     }
 
-    fn policies(&mut self, basis: &Basis) {
+    pub(super) fn policies(&mut self, basis: &Basis) {
         if !basis.policies.is_empty() {
             self.texts("policies", basis.policies.iter().map(|policy| &**policy));
         }
     }
 
-    fn version(&mut self) {
+    pub(super) fn version(&mut self) {
         if self.last < "v" {
             self.number("v", 1);
         }
     }
 
-    fn end(mut self) -> Result<Vec<u8>, Fault> {
+    pub(super) fn end(mut self) -> Result<Vec<u8>, Fault> {
         self.version();
         self.out.push(b'}');
         if self.out.len() > LONGEST {
@@ -551,8 +555,31 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
         "policy.loaded" => &["set"],
         "server.started" => &["version"],
         "server.stopped" => &["why"],
-        "payload.redacted" | "call.held" | "hold.approved" | "hold.denied" | "hold.expired" | "hold.cancelled"
-        | "hold.void" | "hold.spent" | "freeze.set" | "freeze.lifted" | "approver.added" => &[],
+        "call.held" => &[
+            "agent",
+            "approve_by",
+            "call",
+            "contract",
+            "credential",
+            "door",
+            "execute_by",
+            "grants",
+            "hold",
+            "issuer",
+            "method",
+            "origin",
+            "tool",
+            "upstream",
+        ],
+        "hold.approved" => &["approver", "digest", "hold", "key", "signature"],
+        "hold.denied" => &["approver", "digest", "hold", "reason"],
+        "hold.expired" => &["hold"],
+        "hold.cancelled" => &["by", "hold"],
+        "hold.void" => &["hold", "reason"],
+        "hold.spent" => &["call", "hold"],
+        "approver.added" | "approver.removed" => &["approver"],
+        "approver.enrolled" => &["approver", "key"],
+        "payload.redacted" | "freeze.set" | "freeze.lifted" => &[],
         other => return Some(format!("its kind `{}` is unknown", cut(other, 64).escape_debug())),
     };
     let outcome = text_of("outcome").unwrap_or_default();

@@ -9,6 +9,7 @@
 
 mod committer;
 mod entry;
+mod holds;
 mod journal;
 #[cfg(test)]
 mod memory;
@@ -27,6 +28,7 @@ pub mod verify;
 mod views;
 
 pub use entry::{Entry, Event, Settlement};
+pub use holds::{HoldChange, Met, NotChanged, Parked};
 pub use reply::{Body, Reply};
 pub use search::Filter;
 pub use views::{Token, Views};
@@ -48,10 +50,11 @@ use crate::{
     clock::{Clock, random},
     contract::Inspected,
     grant::{Basis, Permitted},
+    hold::Spend,
     json::Value,
     upstream::Outcome,
 };
-use committer::{Committer, Effect, Item};
+use committer::{Committer, Effect, Item, Spending};
 use entry::{Commitment, Ending};
 use journal::Journaled;
 use note::{Checkpoint, Signer};
@@ -196,41 +199,67 @@ impl Ledger {
     pub async fn intend(&self, call: Permitted) -> Result<Recorded, Box<(Refused, Caller, Basis)>> {
         match self.write_intent(&call).await {
             Ok(seq) => Ok(Recorded { call, seq }),
-            Err(fault) => {
+            Err(NotChanged::Rejected(rejected)) => {
+                let refused = Refused::HoldLost(rejected.code());
+                Err(Box::new((refused, call.call().caller(), call.basis().clone())))
+            }
+            Err(NotChanged::Fault(fault)) => {
                 tracing::error!(call = %call.call().id(), %fault, "an intent cannot be written");
                 Err(Box::new((Refused::Unavailable(fault), call.call().caller(), call.basis().clone())))
             }
         }
     }
 
-    async fn write_intent(&self, call: &Permitted) -> Result<u64, Fault> {
+    async fn write_intent(&self, call: &Permitted) -> Result<u64, NotChanged> {
         let inner = &self.inner;
         let (arguments, kept) = self.keep(call.call().arguments().bytes()).await?;
-        let kept = kept?;
-        let text = entry::intended(inner.clock.now(), call, &arguments)?;
-        let item = Item { text, kept, effect: Effect::Opens };
+        let at = inner.clock.now();
+        let text = entry::intended(at, call, &arguments)?;
+        let mut item = Item::new(text, Effect::Opens);
+        item.kept = kept?;
+        // a countersigned call is recorded as it spends its hold, or not at all
+        if let Some(hold) = call.countersigned() {
+            let (text, change) = holds::spending(hold, call.call().id().as_str(), at)?;
+            let grants = call.basis().set.ok_or_else(|| Fault("a call permitted without grants".to_owned()))?;
+            let (binding, contract) = (holds::binding_of(call.call()), call.call().tool().digest);
+            let spend = Spend { hold: hold.clone(), binding, contract, grants };
+            item.spends = Some(Box::new(Spending { text, change, spend, at }));
+            return inner.committer.change(item).await;
+        }
         if inner.options.batched_reads && call.call().tool().only_reads() {
-            inner.committer.write_behind(item).await
+            Ok(inner.committer.write_behind(item).await?)
         } else {
-            inner.committer.write(item).await
+            Ok(inner.committer.write(item).await?)
         }
     }
 
     /// Commits to a payload, and keeps it where payloads are kept: the commitment stands also when that failed.
     async fn keep(&self, payload: &Bytes) -> Result<(Commitment, Result<Option<Kept>, Fault>), Fault> {
+        if !self.inner.options.keep_payloads {
+            let salt: [u8; 16] = random().map_err(|error| Fault(error.to_string()))?;
+            return Ok((Commitment::of(&salt, payload), Ok(None)));
+        }
+        let (commitment, kept) = self.keep_or_say(payload).await?;
+        Ok((commitment, kept.map(Some)))
+    }
+
+    /// As [`Ledger::keep`], whatever the configuration says of payloads.
+    async fn keep_always(&self, payload: &Bytes) -> Result<(Commitment, Kept), Fault> {
+        let (commitment, kept) = self.keep_or_say(payload).await?;
+        Ok((commitment, kept?))
+    }
+
+    async fn keep_or_say(&self, payload: &Bytes) -> Result<(Commitment, Result<Kept, Fault>), Fault> {
         let salt: [u8; 16] = random().map_err(|error| Fault(error.to_string()))?;
         let commitment = Commitment::of(&salt, payload);
-        if !self.inner.options.keep_payloads {
-            return Ok((commitment, Ok(None)));
-        }
         if payload.len() <= LONGEST_HERE {
-            return Ok((commitment, Ok(Some(Kept { salt, content: Content::Here(payload.clone()) }))));
+            return Ok((commitment, Ok(Kept { salt, content: Content::Here(payload.clone()) })));
         }
         let (folder, name, payload) = (self.inner.folder.join("payloads"), commitment.name(), payload.clone());
         let written = tokio::task::spawn_blocking(move || payloads::keep(&folder, &name, &payload)).await;
         let written = written.unwrap_or_else(|_| Err(Fault("writing a payload was cut short".to_owned())));
         self.inner.payload_files.store(written.is_ok(), Ordering::Release);
-        Ok((commitment, written.map(|()| Some(Kept { salt, content: Content::File(name) }))))
+        Ok((commitment, written.map(|()| Kept { salt, content: Content::File(name) })))
     }
 
     /// Writes the outcome and gives the reply. The reply to a tool with effects waits until the outcome
@@ -267,7 +296,14 @@ impl Ledger {
         };
         let (result, kept) = match result {
             Some(text) => {
-                let (result, kept) = self.keep(text).await?;
+                // the result of a hold is kept for whoever retries the call
+                let (result, kept) = match recorded.call().countersigned() {
+                    Some(_) => {
+                        let (result, kept) = self.keep_or_say(text).await?;
+                        (result, kept.map(Some))
+                    }
+                    None => self.keep(text).await?,
+                };
                 // what is known of the outcome is written all the same, as if its payload had been redacted since
                 let kept = kept.unwrap_or_else(|fault| {
                     tracing::error!(call = %call.id(), %fault, "the result of a call cannot be kept");
@@ -287,8 +323,9 @@ impl Ledger {
             findings,
         };
         let text = entry::settled(self.inner.clock.now(), &ending)?;
-        let item = Item { text, kept, effect: Effect::Settles(recorded.seq()) };
-        if call.tool().only_reads() {
+        let mut item = Item::new(text, Effect::Settles(recorded.seq()));
+        item.kept = kept;
+        if call.tool().only_reads() && recorded.call().countersigned().is_none() {
             self.inner.committer.enqueue(item).await?;
         } else {
             self.inner.committer.write(item).await?;
@@ -300,7 +337,7 @@ impl Ledger {
     pub async fn refuse(&self, refused: Refused, caller: Caller, basis: Basis) -> Reply {
         let text = entry::refused(self.inner.clock.now(), &refused, &caller, &basis);
         let written = match text {
-            Ok(text) => self.inner.committer.write(Item { text, kept: None, effect: Effect::None }).await,
+            Ok(text) => self.inner.committer.write(Item::new(text, Effect::None)).await,
             Err(fault) => Err(fault),
         };
         if let Err(fault) = written {
@@ -316,7 +353,7 @@ impl Ledger {
     pub async fn note(&self, event: Event) -> Result<u64, Fault> {
         let text = entry::event(self.inner.clock.now(), &event)?;
         let effect = if Views::concerns(&text) { Effect::Folds } else { Effect::None };
-        self.inner.committer.write(Item { text, kept: None, effect }).await
+        self.inner.committer.write(Item::new(text, effect)).await
     }
 
     /// What is so because of the entries so far.
@@ -362,7 +399,7 @@ impl Ledger {
     pub async fn redact(&self, seq: u64) -> Result<Option<u64>, Fault> {
         let Some(kept) = self.inner.store.payload(seq)? else { return Ok(None) };
         let text = entry::redacted(self.inner.clock.now(), seq)?;
-        let at = self.inner.committer.write(Item { text, kept: None, effect: Effect::Redacts(seq) }).await?;
+        let at = self.inner.committer.write(Item::new(text, Effect::Redacts(seq))).await?;
         if let Content::File(name) = kept.content {
             payloads::remove(&self.inner.folder.join("payloads"), &name)?;
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Recorded;
 use crate::{
-    call::{CallId, Caller, Operation, Refused},
+    call::{CallId, Caller, HoldNotice, Operation, Refused},
     json::Value,
     upstream::Outcome,
 };
@@ -36,6 +36,8 @@ pub enum Body {
     },
     /// The call was refused.
     Refused(Refused),
+    /// The call waits for a person.
+    Held(HoldNotice),
     /// The call was forwarded and nobody knows how it ended.
     Unknown {
         /// Why, a short stable code.
@@ -62,6 +64,22 @@ impl Reply {
             Outcome::Unknown { why, .. } => Body::Unknown { why },
         };
         Self { call: call.id().clone(), operation: call.operation(), body }
+    }
+
+    /// For a call that waits; its hold is durable.
+    pub(super) fn held(call: CallId, operation: Operation, notice: HoldNotice) -> Self {
+        Self { call, operation, body: Body::Held(notice) }
+    }
+
+    /// What an identical call came to.
+    pub(super) fn collected(call: CallId, operation: Operation, tree: Value, text: Bytes, error: bool) -> Self {
+        let body = if error { Body::Error { tree, text } } else { Body::Result { tree, text } };
+        Self { call, operation, body }
+    }
+
+    /// An identical call was sent, and what it came to is not known, or not kept.
+    pub(super) fn untold(call: CallId, operation: Operation) -> Self {
+        Self { call, operation, body: Body::Unknown { why: "not_kept" } }
     }
 
     /// A reply that nobody recorded, for tests of the doors.

@@ -8,12 +8,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt, fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use super::{
-    entry,
+    entry, holds,
     journal::Journaled,
     lock,
     note::{Checkpoint, NoteError, VerifierKey},
@@ -23,7 +24,8 @@ use super::{
 };
 use crate::{
     clock::random,
-    json::{Number, Value},
+    hold::{Book, Change, Hold},
+    json::{Digest, Number, Value},
 };
 
 /// What verification comes to.
@@ -160,6 +162,12 @@ struct Check {
     intents: HashMap<u64, (Box<str>, bool)>,
     /// The entry of each call, and whether it is an intent.
     calls: HashMap<Box<str>, (u64, bool)>,
+    /// Holds and approvers so far.
+    book: Book,
+    /// The origin that holds name.
+    origin: Option<String>,
+    /// The hold that the entry before spent, and for which call: this one has to be its intent.
+    spent: Option<(Arc<Hold>, String)>,
 }
 
 impl Check {
@@ -237,6 +245,7 @@ impl Check {
         let Some(tree) = entry::tree(text) else { return };
         let text_of = |name: &str| tree.get(name).and_then(Value::as_str).unwrap_or_default();
         let call = text_of("call");
+        self.holds(seq, text, &tree);
         match text_of("kind") {
             "call.intended" => {
                 match self.calls.insert(call.into(), (seq, true)) {
@@ -279,6 +288,56 @@ impl Check {
                 None => {}
             },
             _ => {}
+        }
+    }
+
+    /// Plays holds and approvers through: a decision without a hold before it, a countersignature that is not signed by
+    /// the approver's key, a run without all of them, or one that is not of the call that was held.
+    fn holds(&mut self, seq: u64, text: &[u8], tree: &Value) {
+        let text_of = |name: &str| tree.get(name).and_then(Value::as_str);
+        if let Some((hold, call)) = self.spent.take() {
+            let same = text_of("kind") == Some("call.intended")
+                && text_of("call") == Some(&call)
+                && text_of("method") == Some(&hold.method)
+                && text_of("tool") == Some(&hold.tool)
+                && text_of("contract") == Some(&hold.contract.to_string())
+                && text_of("grants") == Some(&hold.grants.to_string())
+                && hold.is_of(
+                    text_of("issuer").unwrap_or_default(),
+                    text_of("agent").unwrap_or_default(),
+                    text_of("user"),
+                    text_of("task"),
+                );
+            if !same {
+                self.bad(Some(seq), format!("entry {seq}: it is not the intent of the hold that was spent before it"));
+            }
+        }
+        if !holds::concerns(text, &self.book) {
+            return;
+        }
+        // which arguments were held, is not told by the log: no two holds are taken for the same call's
+        let change = match holds::read(text, seq, || Digest::of(text)) {
+            Ok(change) => change,
+            Err(why) => return self.bad(Some(seq), format!("entry {seq}: {why}")),
+        };
+        match &change {
+            Change::Opened(_) => {
+                let origin = text_of("origin").map(str::to_owned);
+                if self.origin.is_some() && self.origin != origin {
+                    self.remarks.push(format!("entry {seq}: the log has another origin from here on"));
+                }
+                self.origin = origin;
+            }
+            Change::Approved { .. } if !holds::is_signed(text, self.origin.as_deref().unwrap_or_default()) => {
+                self.bad(Some(seq), format!("entry {seq}: the countersignature is not one"));
+            }
+            Change::Spent { hold, call, .. } => {
+                self.spent = self.book.get(hold).map(|record| (Arc::clone(&record.hold), call.clone()));
+            }
+            _ => {}
+        }
+        if let Err(rejected) = self.book.apply(&change, seq) {
+            self.bad(Some(seq), format!("entry {seq}: it cannot be: {rejected}"));
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Token {
 pub struct Views {
     pub(super) tokens: HashMap<String, Token>,
     pub(super) pins: HashMap<(String, String), String>,
+    /// Entries that holds and approvers are made from, as of the snapshot that these views began with.
+    pub(super) holds: Vec<u64>,
 }
 
 /// The form of a snapshot; a snapshot of another form is ignored and the entries are folded again.
@@ -37,9 +39,10 @@ struct Form {
     version: u32,
     tokens: Vec<(String, String, i64, bool)>,
     pins: Vec<(String, String, String)>,
+    holds: Vec<u64>,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Views {
     /// The credential of that id, if one was issued and has not ended long ago.
@@ -92,13 +95,13 @@ impl Views {
         }
     }
 
-    pub(super) fn to_snapshot(&self) -> Bytes {
+    pub(super) fn to_snapshot(&self, holds: &[u64]) -> Bytes {
         let tokens = self
             .tokens
             .iter()
             .map(|(id, token)| (id.clone(), token.agent.clone(), token.expires.as_microsecond(), token.revoked));
         let pins = self.pins.iter().map(|((upstream, tool), pin)| (upstream.clone(), tool.clone(), pin.clone()));
-        let form = Form { version: VERSION, tokens: tokens.collect(), pins: pins.collect() };
+        let form = Form { version: VERSION, tokens: tokens.collect(), pins: pins.collect(), holds: holds.to_vec() };
         // a snapshot that cannot be read back is as good as none
         serde_json::to_vec(&form).unwrap_or_default().into()
     }
@@ -110,6 +113,7 @@ impl Views {
             let expires = Timestamp::from_microsecond(expires).ok()?;
             views.tokens.insert(id, Token { agent, expires, revoked });
         }
+        views.holds = form.holds;
         views.pins = form.pins.into_iter().map(|(upstream, tool, pin)| ((upstream, tool), pin)).collect();
         (form.version == VERSION).then_some(views)
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -366,6 +367,8 @@ impl<R: Road> Desk<R> {
             capabilities,
             log_level: log_level.and_then(|level| LEVELS.get(level)).map(|&level| level.to_owned()),
             modern: peer.modern(),
+            patience: Duration::ZERO,
+            runs_alone: false,
         };
         let meta = given.iter().filter(|(name, value)| travels(name, value));
         let meta = meta.map(|(name, value)| (name.to_owned(), value.clone())).collect();
@@ -772,6 +775,7 @@ impl<R: Road> Flight<R> {
     /// A notice as the client reads it; `None` when it did not ask for such.
     fn say(&mut self, notice: Notice) -> Option<Vec<u8>> {
         match notice {
+            Notice::Held(_) => None,
             Notice::Progress(mut params) => {
                 let token = json::parse(self.token.as_ref()?.json().as_bytes(), &Limits::REQUEST).ok()?;
                 params.insert("progressToken", token);

@@ -4,7 +4,7 @@ use hyper::StatusCode;
 
 use super::{message::RequestId, problem::Problem, session::carried};
 use crate::{
-    call::{CallId, Operation, Refused},
+    call::{CallId, HoldNotice, Operation, Refused},
     json::{Object, Value},
     ledger::Body,
 };
@@ -74,6 +74,7 @@ pub(super) fn reply(
             said => (StatusCode::OK, complete(to, operation, tree, text, said.is_some())),
         },
         Body::Error { tree, text } => error(to, tree, text),
+        Body::Held(notice) => (StatusCode::OK, held(to, call, operation, notice)),
         Body::Refused(refused) => (StatusCode::OK, refusal(to, call, operation, refused)),
         Body::Unknown { why } => (StatusCode::OK, unknown(to, call, operation, why)),
     }
@@ -169,6 +170,9 @@ fn refusal(to: For<'_>, call: &CallId, operation: Operation, refused: &Refused) 
     if let Some(pointer) = refused.pointer() {
         decision.insert("pointer", pointer);
     }
+    if let Some(hold) = refused.hold() {
+        decision.insert("hold", hold);
+    }
     if let Some(after) = refused.retry_after_ms() {
         decision.insert("retryAfterMs", i64::try_from(after).unwrap_or(i64::MAX));
     }
@@ -186,6 +190,24 @@ fn refusal(to: For<'_>, call: &CallId, operation: Operation, refused: &Refused) 
         _ => -32603,
     };
     rpc_error(to.id, code, &format!("{refused} ({call})"), decision)
+}
+
+/// The call waits for a person.
+fn held(to: For<'_>, call: &CallId, operation: Operation, notice: &HoldNotice) -> Vec<u8> {
+    let decision = Object::new()
+        .with("outcome", "held")
+        .with("reason", "approval_required")
+        .with("call", call.as_str())
+        .with("hold", notice.hold.as_str());
+    let text = format!(
+        "this call waits for a person to countersign it ({}, until {:.0}); call again with the same arguments to go on \
+         waiting and to get its result: that is harmless and asks nobody twice",
+        notice.hold, notice.approve_by
+    );
+    match operation {
+        Operation::CallTool => tool_error(to, &text, decision),
+        _ => rpc_error(to.id, -32603, &text, decision),
+    }
 }
 
 /// The call left and nobody knows how it ended.

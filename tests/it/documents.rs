@@ -157,6 +157,8 @@ fn every_reason_code_is_documented_and_no_other() {
         assert!(invented.is_empty(), "`{heading}` has {invented:?}, which no code gives");
     };
     same("Refused on the road", words_of("src/call/refused.rs", "fn code("));
+    same("What makes a hold void", words_of("src/hold/book.rs", "pub fn code(self)"));
+    same("Why an approver's act is refused", words_of("src/hold/book.rs", "pub fn code(&self)"));
     same("Refused at the door", words_of("src/mcp/problem.rs", "fn code("));
     same("Unauthenticated", words_of("src/identity.rs", "fn code("));
     same("Why a tool is not offered", words_of("src/server.rs", "pub fn why_code("));

@@ -337,23 +337,28 @@ fn tools_of_one_name_are_told_apart_by_their_upstream() {
 }
 
 #[test]
-fn what_a_person_has_to_countersign_is_refused_until_there_are_holds() {
+fn what_a_person_has_to_countersign_is_held_and_reaches_no_tool_server() {
     let upstream = Recorder::usual();
     let grants = "@id(\"held\") @hold(\"owner\") @reason(\"money moves\")\npermit (principal == Agent::\"tester\", action == Action::\"up__write\", resource);\n\
                   @id(\"free\")\npermit (principal == Agent::\"tester\", action == Action::\"up__bare\", resource);\n";
     let house = House::open(&http_upstream("up", &upstream.url(), ""), grants);
     let token = house.token("tester", &[]);
-    let session = Legacy::open(house.mcp, &token);
-    for answer in [house.call(&token, "up__write", r#"{"text":"a"}"#), session.call(1, "up__write", r#"{"text":"a"}"#)]
-    {
-        assert_eq!((answer.status, answer.reason().as_deref()), (200, Some("approval_required")), "{answer:?}");
-        assert_eq!(answer.response().pointer("/result/isError"), Some(&Value::Bool(true)));
-        assert!(text(&answer).contains("owner") && text(&answer).contains("money moves"), "{answer:?}");
-    }
+    let held = |arguments: &str| {
+        let answer = house.call(&token, "up__write", arguments);
+        let decision = answer.response().pointer("/result/_meta/countersign~1decision").cloned();
+        decision
+            .and_then(|decision| decision["hold"].as_str().map(str::to_owned))
+            .unwrap_or_else(|| panic!("{answer:?}"))
+    };
+    let first = held(r#"{"text":"a"}"#);
+    assert_eq!(held(r#"{ "text": "\u0061" }"#), first, "the identical call meets the hold that it has");
+    assert_ne!(held(r#"{"text":"b"}"#), first, "changed arguments are another act");
     assert!(upstream.calls().is_empty());
-    let refusals: Vec<Value> = house.entries().into_iter().filter(|entry| kind_of(entry) == "call.refused").collect();
-    assert_eq!(refusals.len(), 2);
-    assert!(refusals.iter().all(|entry| entry["entry"]["reason"] == "approval_required"), "{refusals:?}");
+    let held: Vec<Value> = house.entries().into_iter().filter(|entry| kind_of(entry) == "call.held").collect();
+    assert_eq!(held.len(), 2);
+    assert_eq!(held[0]["entry"]["hold"], *first);
+    assert_eq!(held[0]["entry"]["demands"][0]["role"], "owner");
+    assert!(!held[0].to_string().contains("\"a\""), "arguments are kept apart");
     let list = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"_meta":{META}}}}}"#);
     let listed = Request::envelope("tools/list", None, &list).send(house.mcp, Some(&token)).response();
     let grant = |name: &str| {

@@ -6,6 +6,35 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The road and what it rests on.
+const BELOW_THE_DOORS: &[&str] = &[
+    "json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "identity", "approver", "upstream",
+    "pipeline", "observe", "config",
+];
+
+/// What a house is put together from.
+const EVERYTHING_BELOW: &[&str] = &[
+    "json",
+    "clock",
+    "display",
+    "call",
+    "contract",
+    "hold",
+    "grant",
+    "ledger",
+    "identity",
+    "approver",
+    "upstream",
+    "pipeline",
+    "observe",
+    "config",
+    "notify",
+    "mcp",
+    "http",
+    "server",
+    "secret_file",
+];
+
 /// What each module may use, nearest to the wire last. A module that is not here fails the test: place it first.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("json", &[]),
@@ -15,61 +44,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("call", &["json", "clock", "contract"]),
     ("contract", &["json", "clock", "display", "call", "upstream"]),
     ("secret_file", &["call"]),
-    ("grant", &["json", "clock", "call", "contract"]),
-    ("ledger", &["json", "clock", "call", "contract", "grant", "upstream"]),
+    ("hold", &["json", "clock"]),
+    ("grant", &["json", "clock", "call", "contract", "hold"]),
+    ("ledger", &["json", "clock", "call", "contract", "hold", "grant", "upstream"]),
     ("observe", &["json", "clock"]),
     // what is wrong in a file is told the same way for configuration and grants
     ("config", &["json", "clock", "contract", "grant"]),
-    ("identity", &["json", "clock", "call", "ledger", "secret_file"]),
-    ("approver", &["json", "clock", "call", "secret_file"]),
-    ("upstream", &["json", "clock", "display", "call", "contract", "grant", "ledger", "config", "observe"]),
-    (
-        "pipeline",
-        &["json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "observe", "config"],
-    ),
+    ("identity", &["json", "clock", "call", "hold", "ledger", "secret_file"]),
+    ("approver", &["json", "clock", "call", "hold", "ledger", "secret_file"]),
+    ("upstream", &["json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "config", "observe"]),
+    ("pipeline", BELOW_THE_DOORS),
     ("notify", &["json", "clock", "display", "call", "secret_file", "upstream", "config"]),
-    (
-        "mcp",
-        &[
-            "json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "pipeline", "observe",
-            "config",
-        ],
-    ),
-    (
-        "http",
-        &[
-            "json", "clock", "call", "contract", "grant", "ledger", "identity", "upstream", "pipeline", "observe",
-            "config",
-        ],
-    ),
-    (
-        "server",
-        &[
-            "json",
-            "clock",
-            "display",
-            "call",
-            "contract",
-            "grant",
-            "ledger",
-            "identity",
-            "upstream",
-            "pipeline",
-            "observe",
-            "config",
-            "notify",
-            "mcp",
-            "http",
-            "secret_file",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "json", "clock", "display", "call", "contract", "grant", "ledger", "identity", "upstream", "pipeline",
-            "observe", "config", "mcp", "http", "server",
-        ],
-    ),
+    ("mcp", BELOW_THE_DOORS),
+    ("http", BELOW_THE_DOORS),
+    ("server", EVERYTHING_BELOW),
+    ("cli", EVERYTHING_BELOW),
 ];
 
 /// Crates that the pure part of the road must not know.

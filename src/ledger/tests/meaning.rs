@@ -30,7 +30,7 @@ async fn verified(entries: &[String]) -> (Verdict, Option<u64>, String) {
     let folder = tempfile::tempdir().unwrap();
     let ledger = open(folder.path());
     for text in entries {
-        let item = Item { text: text.clone().into_bytes(), kept: None, effect: Effect::None };
+        let item = Item::new(text.clone().into_bytes(), Effect::None);
         ledger.inner.committer.write(item).await.unwrap();
     }
     ledger.close().await;

@@ -1,0 +1,870 @@
+//! The one state machine of holds and approvers.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{Approver, Binding, COLLECTED, Demand, Hold, HoldId, OPEN, OPEN_EACH, Roster};
+use crate::{clock::Timestamp, json::Digest};
+
+/// Holds that have ended and are remembered for lists.
+const REMEMBERED: usize = 1_000;
+/// What one person may countersign in an hour.
+const VOTES: usize = 120;
+/// The outcome of a run that never left.
+pub(crate) const NOT_SENT: &str = "not_sent";
+const HOUR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// Where a hold stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for countersignatures.
+    Pending,
+    /// It has them all, and may be run once.
+    Approved,
+    /// It was run: nobody else may.
+    Spent {
+        /// The call that ran it.
+        call: String,
+        /// The index of its intent.
+        intent: u64,
+        /// The index of its outcome, and what that says, once there is one.
+        outcome: Option<(u64, String)>,
+    },
+    /// An approver said no.
+    Denied {
+        /// Who.
+        by: String,
+        /// Why, for the agent.
+        reason: String,
+    },
+    /// Its time ran out.
+    Expired,
+    /// It was withdrawn.
+    Cancelled {
+        /// By whom: `agent`, `operator`.
+        by: String,
+    },
+    /// What it was bound to changed.
+    Void(Drift),
+}
+
+impl Phase {
+    /// The word of DESIGN's state machine.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Spent { .. } => "spent",
+            Self::Denied { .. } => "denied",
+            Self::Expired => "expired",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Void(_) => "void",
+        }
+    }
+
+    /// Whether it can still be run.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Pending | Self::Approved)
+    }
+
+    /// Whether nothing can come after it.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Pending | Self::Approved | Self::Spent { outcome: None, .. })
+    }
+}
+
+/// Why a hold is void; [`Drift::code`] is public interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// The tool's contract is another, or its definition changed.
+    ContractChanged,
+    /// The grants are others.
+    PolicyChanged,
+    /// The agent's credential was revoked.
+    PrincipalRevoked,
+    /// An approver whose countersignature it needed is one no more.
+    ApproverRemoved,
+    /// The grants, asked again, refuse the call or demand more.
+    NotPermitted,
+    /// Its arguments were redacted.
+    PayloadMissing,
+    /// The ledger holds a change to it that cannot be.
+    LedgerDisagrees,
+}
+
+impl Drift {
+    /// Every one.
+    pub const ALL: [Self; 7] = [
+        Self::ContractChanged,
+        Self::PolicyChanged,
+        Self::PrincipalRevoked,
+        Self::ApproverRemoved,
+        Self::NotPermitted,
+        Self::PayloadMissing,
+        Self::LedgerDisagrees,
+    ];
+
+    /// The stable reason code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ContractChanged => "void_contract_changed",
+            Self::PolicyChanged => "void_policy_changed",
+            Self::PrincipalRevoked => "void_principal_revoked",
+            Self::ApproverRemoved => "void_approver_removed",
+            Self::NotPermitted => "void_not_permitted",
+            Self::PayloadMissing => "void_payload_missing",
+            Self::LedgerDisagrees => "void_ledger_disagrees",
+        }
+    }
+
+    /// The drift of that code.
+    pub fn read(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|drift| drift.code() == code)
+    }
+}
+
+/// One countersignature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// Who.
+    pub approver: String,
+    /// The key it was signed with: it counts while that is the approver's.
+    pub key: [u8; 32],
+    /// When.
+    pub at: Timestamp,
+    /// The index of its entry.
+    pub seq: u64,
+}
+
+/// A hold and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its facts.
+    pub hold: Arc<Hold>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Who countersigned so far.
+    pub votes: Vec<Vote>,
+    /// When it came to stand there.
+    pub since: Timestamp,
+    /// The entries that say all this.
+    pub(super) entries: Vec<u64>,
+}
+
+/// Something that happens to a hold or to the roster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `call.held`
+    Opened(Arc<Hold>),
+    /// `hold.approved`: one person's countersignature.
+    Approved {
+        /// Which.
+        hold: HoldId,
+        /// The digest that was signed.
+        digest: Digest,
+        /// Who.
+        approver: String,
+        /// The key it was signed with.
+        key: [u8; 32],
+        /// When.
+        at: Timestamp,
+    },
+    /// `hold.denied`
+    Denied {
+        /// Which.
+        hold: HoldId,
+        /// The digest that was looked at.
+        digest: Digest,
+        /// Who.
+        approver: String,
+        /// Why, for the agent.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// `hold.expired`
+    Expired {
+        /// Which.
+        hold: HoldId,
+        /// When.
+        at: Timestamp,
+    },
+    /// `hold.cancelled`
+    Cancelled {
+        /// Which.
+        hold: HoldId,
+        /// By whom: `agent`, `operator`.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// `hold.void`
+    Void {
+        /// Which.
+        hold: HoldId,
+        /// Why.
+        why: Drift,
+        /// When.
+        at: Timestamp,
+    },
+    /// `hold.spent`: the entry after it is the intent.
+    Spent {
+        /// Which.
+        hold: HoldId,
+        /// The call that runs it.
+        call: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// `call.settled` of a hold's intent.
+    Settled {
+        /// The intent's index.
+        intent: u64,
+        /// The outcome's word.
+        outcome: String,
+    },
+    /// `approver.added`; of one that is known, its roles and names are replaced.
+    ApproverAdded {
+        /// The name.
+        name: String,
+        /// Its roles.
+        roles: BTreeSet<String>,
+        /// Other names of the same person.
+        also: BTreeSet<String>,
+        /// Who vouches.
+        by: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
+    /// `approver.enrolled`
+    ApproverEnrolled {
+        /// The name.
+        name: String,
+        /// The key it signs with.
+        key: [u8; 32],
+        /// When.
+        at: Timestamp,
+    },
+    /// `approver.removed`
+    ApproverRemoved {
+        /// The name.
+        name: String,
+        /// Who vouches.
+        by: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// Why a change cannot be. [`Rejected::code`] is public interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// There is no such hold.
+    UnknownHold,
+    /// The hold's digest is another.
+    OtherDigest,
+    /// The hold has ended, and how.
+    Ended(Phase),
+    /// It has not the countersignatures that it needs.
+    NotApproved,
+    /// Its time is over, though that is not written down yet.
+    TooLate,
+    /// Its time is not over.
+    TooEarly,
+    /// The call is not the one that was held.
+    OtherCall,
+    /// There is no such approver, or it is not enrolled.
+    UnknownApprover,
+    /// The approver asked for it itself, or is the user that the agent acts for.
+    Requester,
+    /// That person countersigned it already.
+    Twice,
+    /// The approver has none of the roles that are demanded.
+    WrongRole,
+    /// That person countersigned too much in the last hour.
+    TooManyVotes,
+    /// The key is not the approver's.
+    OtherKey,
+    /// The identical call has a hold already.
+    Known(HoldId),
+    /// The identical call had a hold whose contract or grants are not in force any more.
+    Drifted(HoldId, Drift),
+    /// The agent, or the house, has too many open holds.
+    TooMany,
+    /// Who gives a role has to be enrolled, and have it if anybody has.
+    NotAppointed,
+    /// Somebody has that name, or is enrolled under it.
+    NameTaken,
+    /// Nobody else is enrolled.
+    LastApprover,
+}
+
+impl Rejected {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownHold => "hold_unknown",
+            Self::OtherDigest => "digest_mismatch",
+            Self::Ended(_) => "hold_ended",
+            Self::NotApproved => "hold_not_approved",
+            Self::TooLate => "hold_expired",
+            Self::TooEarly => "hold_not_expired",
+            Self::OtherCall => "hold_of_another_call",
+            Self::UnknownApprover => "approver_unknown",
+            Self::Requester => "approver_is_requester",
+            Self::Twice => "already_countersigned",
+            Self::WrongRole => "wrong_role",
+            Self::TooManyVotes => "too_many_approvals",
+            Self::OtherKey => "wrong_key",
+            Self::Known(_) => "hold_known",
+            Self::Drifted(..) => "hold_drifted",
+            Self::TooMany => "too_many_holds",
+            Self::NotAppointed => "not_appointed",
+            Self::NameTaken => "name_taken",
+            Self::LastApprover => "last_approver",
+        }
+    }
+}
+
+impl std::fmt::Display for Rejected {
+    /// What is wrong and what to do, for a person.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::UnknownHold => "there is no such hold",
+            Self::OtherDigest => "the hold is not the one that was shown; look at it again",
+            Self::Ended(phase) => return write!(f, "the hold is {}; nothing can be done to it any more", phase.word()),
+            Self::NotApproved => "the hold lacks a countersignature",
+            Self::TooLate => "the time of this hold is over",
+            Self::TooEarly => "the time of this hold is not over",
+            Self::OtherCall => "the call is not the one that was held",
+            Self::UnknownApprover => "there is no such approver, or it is not enrolled",
+            Self::Requester => "who asks, and the user it asks for, cannot countersign it",
+            Self::Twice => "the same person cannot countersign it twice",
+            Self::WrongRole => "none of your roles can countersign this",
+            Self::TooManyVotes => "too much was countersigned in the last hour; wait",
+            Self::OtherKey => "the signature is not by the approver's key",
+            Self::Known(_) => "the identical call has a hold already",
+            Self::Drifted(..) => "the identical call has a hold that is void",
+            Self::TooMany => "too many calls wait for a countersignature",
+            Self::NotAppointed => {
+                "an enrolled approver has to vouch for this, one who has the role if anybody enrolled has it"
+            }
+            Self::NameTaken => "somebody has that name already",
+            Self::LastApprover => "the last enrolled approver cannot be removed: enrol another one first",
+        })
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// The call that wants to spend a hold, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spend {
+    /// The hold.
+    pub hold: HoldId,
+    /// Which call it is.
+    pub binding: Binding,
+    /// Digest of its contract.
+    pub contract: Digest,
+    /// Digest of the grants that permit it.
+    pub grants: Digest,
+}
+
+/// The proof that people countersigned a hold, for the grants that decide again. It spends nothing: that is done where
+/// the intent is written, and only once.
+#[derive(Debug)]
+pub struct Warrant {
+    hold: Arc<Hold>,
+}
+
+impl Warrant {
+    /// What was countersigned.
+    pub fn hold(&self) -> &Arc<Hold> {
+        &self.hold
+    }
+
+    /// Whether everything that is demanded now was demanded when it was countersigned.
+    pub fn covers(&self, demands: &[Demand]) -> bool {
+        demands.iter().all(|now| {
+            self.hold
+                .demands
+                .iter()
+                .any(|then| then.policy == now.policy && then.role == now.role && then.approvals >= now.approvals)
+        })
+    }
+}
+
+/// How many holds stand where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pending ones.
+    pub pending: usize,
+    /// Approved ones that nobody ran yet.
+    pub approved: usize,
+}
+
+/// Every hold that is open or ended lately, and every approver.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    holds: HashMap<HoldId, Record>,
+    by_binding: HashMap<Binding, HoldId>,
+    by_intent: HashMap<u64, HoldId>,
+    /// Open holds by issuer and agent.
+    open: HashMap<(String, String), usize>,
+    counts: Counts,
+    /// Deadlines of open holds.
+    deadlines: BTreeSet<(Timestamp, HoldId)>,
+    /// Ended ones, the oldest first.
+    ended: VecDeque<HoldId>,
+    roster: Roster,
+    roster_entries: Vec<u64>,
+    latest: Timestamp,
+}
+
+impl Book {
+    /// Makes a change, or says why it cannot be; then nothing changed. `seq` is the index of its entry.
+    ///
+    /// # Errors
+    /// [`Rejected`]
+    pub fn apply(&mut self, change: &Change, seq: u64) -> Result<(), Rejected> {
+        match change {
+            Change::Opened(hold) => self.open(hold, seq),
+            Change::Approved { hold, digest, approver, key, at } => {
+                let now = self.now(*at);
+                self.may_vote(hold, digest, approver, now)?;
+                let person = self.roster.approvers.get_mut(approver).ok_or(Rejected::UnknownApprover)?;
+                if person.key != Some(*key) {
+                    return Err(Rejected::OtherKey);
+                }
+                while person.voted.front().is_some_and(|voted| now.duration_since(*voted) >= HOUR) {
+                    person.voted.pop_front();
+                }
+                if person.voted.len() >= VOTES {
+                    return Err(Rejected::TooManyVotes);
+                }
+                person.voted.push_back(now);
+                let record = self.holds.get_mut(hold).ok_or(Rejected::UnknownHold)?;
+                record.votes.push(Vote { approver: approver.clone(), key: *key, at: now, seq });
+                record.entries.push(seq);
+                if has_quorum(record, &self.roster) && record.phase == Phase::Pending {
+                    self.stand(hold, Phase::Approved, now);
+                }
+                self.latest = now;
+                Ok(())
+            }
+            Change::Denied { hold, digest, approver, reason, at } => {
+                let now = self.now(*at);
+                self.may_deny(hold, digest, approver, now)?;
+                self.end(hold, Phase::Denied { by: approver.clone(), reason: reason.clone() }, now, seq);
+                Ok(())
+            }
+            Change::Expired { hold, at } => {
+                let now = self.now(*at);
+                let record = self.open_record(hold)?;
+                if now < deadline(record) {
+                    return Err(Rejected::TooEarly);
+                }
+                self.end(hold, Phase::Expired, now, seq);
+                Ok(())
+            }
+            Change::Cancelled { hold, by, at } => {
+                self.open_record(hold)?;
+                let now = self.now(*at);
+                self.end(hold, Phase::Cancelled { by: by.clone() }, now, seq);
+                Ok(())
+            }
+            Change::Void { hold, why, at } => {
+                self.open_record(hold)?;
+                let now = self.now(*at);
+                self.end(hold, Phase::Void(*why), now, seq);
+                Ok(())
+            }
+            Change::Spent { hold, call, at } => {
+                let now = self.now(*at);
+                self.is_spendable(hold, now)?;
+                let intent = seq + 1;
+                self.by_intent.insert(intent, hold.clone());
+                self.end(hold, Phase::Spent { call: call.clone(), intent, outcome: None }, now, seq);
+                Ok(())
+            }
+            Change::Settled { intent, outcome } => {
+                let hold = self.by_intent.remove(intent).ok_or(Rejected::UnknownHold)?;
+                let record = self.holds.get_mut(&hold).ok_or(Rejected::UnknownHold)?;
+                record.entries.push(seq);
+                if let Phase::Spent { outcome: known, .. } = &mut record.phase {
+                    *known = Some((seq, outcome.clone()));
+                }
+                Ok(())
+            }
+            Change::ApproverAdded { name, roles, also, by, at } => {
+                self.may_appoint(name, roles, by.as_deref())?;
+                let since = self.now(*at);
+                self.latest = since;
+                let key = self.roster.get(name).and_then(|known| known.key);
+                let voted = self.roster.approvers.remove(name).map(|known| known.voted).unwrap_or_default();
+                let (roles, also) = (roles.clone(), also.clone());
+                let approver = Approver { name: name.clone(), roles, also, key, since, voted };
+                self.roster.approvers.insert(name.clone(), approver);
+                self.roster_entries.push(seq);
+                Ok(())
+            }
+            Change::ApproverEnrolled { name, key, at } => {
+                let now = self.now(*at);
+                let approver = self.roster.approvers.get_mut(name).ok_or(Rejected::UnknownApprover)?;
+                if approver.key.is_some() {
+                    return Err(Rejected::NameTaken);
+                }
+                approver.key = Some(*key);
+                self.latest = now;
+                self.roster_entries.push(seq);
+                Ok(())
+            }
+            Change::ApproverRemoved { name, by, at } => {
+                let approver = self.roster.get(name).ok_or(Rejected::UnknownApprover)?;
+                if !self.roster.may_appoint(by.as_deref(), &approver.roles) {
+                    return Err(Rejected::NotAppointed);
+                }
+                // without anybody enrolled, anybody could appoint
+                if approver.key.is_some() && self.roster.enrolled().count() == 1 {
+                    return Err(Rejected::LastApprover);
+                }
+                self.latest = self.now(*at);
+                self.roster.approvers.remove(name);
+                self.roster_entries.push(seq);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether that approver could be added or changed so.
+    ///
+    /// # Errors
+    /// [`Rejected::NotAppointed`], [`Rejected::NameTaken`]
+    pub fn may_appoint(&self, name: &str, roles: &BTreeSet<String>, by: Option<&str>) -> Result<(), Rejected> {
+        let old = self.roster.get(name);
+        let touched = roles.iter().chain(old.iter().flat_map(|old| &old.roles));
+        if !self.roster.may_appoint(by, touched) {
+            return Err(Rejected::NotAppointed);
+        }
+        let mut others = self.roster.iter().filter(|other| other.name != name);
+        let taken = others.any(|other| other.name.to_lowercase() == name.to_lowercase());
+        if taken { Err(Rejected::NameTaken) } else { Ok(()) }
+    }
+
+    fn open(&mut self, hold: &Arc<Hold>, seq: u64) -> Result<(), Rejected> {
+        let now = self.now(hold.created);
+        let binding = hold.binding();
+        if let Some(known) = self.identical(binding, now) {
+            let old = &known.hold;
+            let drift = if old.contract != hold.contract {
+                Some(Drift::ContractChanged)
+            } else {
+                (old.grants != hold.grants).then_some(Drift::PolicyChanged)
+            };
+            match drift {
+                None => return Err(Rejected::Known(old.id.clone())),
+                Some(drift) if known.phase.is_open() => return Err(Rejected::Drifted(old.id.clone(), drift)),
+                // one that has ended under another contract or other grants was another act
+                Some(_) => {}
+            }
+        }
+        let whose = (hold.issuer.clone(), hold.agent.clone());
+        let has = self.open.get(&whose).copied().unwrap_or(0);
+        if has >= OPEN_EACH || self.counts.pending + self.counts.approved >= OPEN {
+            return Err(Rejected::TooMany);
+        }
+        if self.holds.contains_key(&hold.id) {
+            return Err(Rejected::Known(hold.id.clone()));
+        }
+        self.latest = now;
+        *self.open.entry(whose).or_default() += 1;
+        self.counts.pending += 1;
+        self.deadlines.insert((hold.approve_by, hold.id.clone()));
+        self.by_binding.insert(binding, hold.id.clone());
+        let record =
+            Record { hold: Arc::clone(hold), phase: Phase::Pending, votes: Vec::new(), since: now, entries: vec![seq] };
+        self.holds.insert(hold.id.clone(), record);
+        Ok(())
+    }
+
+    /// The hold that the identical call meets: an open one; a denied one until it would have expired; a spent one while
+    /// its result can be collected.
+    pub fn identical(&self, binding: Binding, now: Timestamp) -> Option<&Record> {
+        let record = self.holds.get(self.by_binding.get(&binding)?)?;
+        let now = self.now(now);
+        let meets = match &record.phase {
+            Phase::Pending | Phase::Approved => now < deadline(record),
+            Phase::Denied { .. } => now < record.hold.approve_by,
+            Phase::Spent { outcome: None, .. } => true,
+            // a call that was never sent may be tried anew, with a new hold
+            Phase::Spent { outcome: Some((_, word)), .. } if word == NOT_SENT => false,
+            Phase::Spent { outcome: Some(_), .. } => now.duration_since(record.since) < COLLECTED,
+            Phase::Expired | Phase::Cancelled { .. } | Phase::Void(_) => false,
+        };
+        // one whose time is over but not written as expired yet is in nobody's way
+        meets.then_some(record)
+    }
+
+    /// The hold of that id.
+    pub fn get(&self, id: &HoldId) -> Option<&Record> {
+        self.holds.get(id)
+    }
+
+    /// Every hold that is known, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.holds.values()
+    }
+
+    /// Who may countersign.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// How many holds are open.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether a call could meet a hold at all.
+    pub fn is_empty(&self) -> bool {
+        self.by_binding.is_empty()
+    }
+
+    /// Whether that intent is the run of a hold that has no outcome yet.
+    pub fn awaits(&self, intent: u64) -> bool {
+        self.by_intent.contains_key(&intent)
+    }
+
+    /// The hold whose run that intent is, while it has no outcome.
+    pub(crate) fn run_by(&self, intent: u64) -> Option<&HoldId> {
+        self.by_intent.get(&intent)
+    }
+
+    /// When the next open hold expires.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Open holds whose time is over at `now`, at most `most`.
+    pub fn overdue(&self, now: Timestamp, most: usize) -> Vec<HoldId> {
+        let now = self.now(now);
+        self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| id.clone()).take(most).collect()
+    }
+
+    /// Whether the time of an open hold is over.
+    pub fn is_overdue(&self, id: &HoldId, now: Timestamp) -> bool {
+        self.open_record(id).is_ok_and(|record| self.now(now) >= deadline(record))
+    }
+
+    /// Whether that approver could countersign the hold now: everything but the signature.
+    ///
+    /// # Errors
+    /// [`Rejected`]
+    pub fn may_vote(&self, id: &HoldId, digest: &Digest, approver: &str, now: Timestamp) -> Result<(), Rejected> {
+        self.may_deny(id, digest, approver, now)?;
+        let record = self.open_record(id)?;
+        let person = self.roster.get(approver).ok_or(Rejected::UnknownApprover)?;
+        let same = |vote: &Vote| {
+            vote.approver == approver
+                || self.roster.get(&vote.approver).is_some_and(|other| person.is_same_person(other))
+        };
+        if record.votes.iter().any(same) { Err(Rejected::Twice) } else { Ok(()) }
+    }
+
+    /// Whether that approver could deny the hold now.
+    ///
+    /// # Errors
+    /// [`Rejected`]
+    pub fn may_deny(&self, id: &HoldId, digest: &Digest, approver: &str, now: Timestamp) -> Result<(), Rejected> {
+        let record = self.open_record(id)?;
+        let person = self.roster.get(approver).filter(|approver| approver.key.is_some());
+        let person = person.ok_or(Rejected::UnknownApprover)?;
+        let hold = &record.hold;
+        if hold.digest != *digest {
+            return Err(Rejected::OtherDigest);
+        }
+        if self.now(now) >= deadline(record) {
+            return Err(Rejected::TooLate);
+        }
+        if person.is(&hold.agent) || hold.user.as_deref().is_some_and(|user| person.is(user)) {
+            return Err(Rejected::Requester);
+        }
+        if !hold.demands.iter().any(|demand| person.roles.contains(&demand.role)) {
+            return Err(Rejected::WrongRole);
+        }
+        Ok(())
+    }
+
+    /// The proof that a hold was countersigned, while it is.
+    pub(crate) fn warrant(&self, id: &HoldId, now: Timestamp) -> Option<Warrant> {
+        self.is_spendable(id, now).ok()?;
+        Some(Warrant { hold: Arc::clone(&self.holds.get(id)?.hold) })
+    }
+
+    /// Whether that call could spend its hold now.
+    ///
+    /// # Errors
+    /// [`Rejected`]
+    pub fn may_spend(&self, spend: &Spend, now: Timestamp) -> Result<(), Rejected> {
+        self.is_spendable(&spend.hold, now)?;
+        let hold = &self.open_record(&spend.hold)?.hold;
+        if hold.binding() != spend.binding {
+            return Err(Rejected::OtherCall);
+        }
+        if hold.contract != spend.contract {
+            return Err(Rejected::Drifted(hold.id.clone(), Drift::ContractChanged));
+        }
+        if hold.grants != spend.grants {
+            return Err(Rejected::Drifted(hold.id.clone(), Drift::PolicyChanged));
+        }
+        Ok(())
+    }
+
+    fn is_spendable(&self, id: &HoldId, now: Timestamp) -> Result<(), Rejected> {
+        let record = self.open_record(id)?;
+        if record.phase != Phase::Approved {
+            return Err(Rejected::NotApproved);
+        }
+        if self.now(now) >= record.hold.execute_by {
+            return Err(Rejected::TooLate);
+        }
+        // an approver may have been removed, or lost the role, since
+        if has_quorum(record, &self.roster) { Ok(()) } else { Err(Rejected::NotApproved) }
+    }
+
+    /// Whether a hold that stands approved has lost a countersignature that it needs.
+    pub fn lost_quorum(&self, id: &HoldId) -> bool {
+        self.get(id).is_some_and(|record| record.phase == Phase::Approved && !has_quorum(record, &self.roster))
+    }
+
+    /// For every role that is demanded: how many of its people have countersigned, and how many have to.
+    pub fn progress(&self, record: &Record) -> Vec<(String, usize, usize)> {
+        let demands = record.hold.demands.iter();
+        demands
+            .map(|demand| {
+                (demand.role.clone(), counted(record, &demand.role, &self.roster), usize::from(demand.approvals))
+            })
+            .collect()
+    }
+
+    /// Ends a hold whose entries do not fit each other: it is never run.
+    pub(crate) fn distrust(&mut self, id: &HoldId, seq: u64) {
+        if self.open_record(id).is_ok() {
+            let now = self.latest;
+            self.end(id, Phase::Void(Drift::LedgerDisagrees), now, seq);
+        }
+    }
+
+    /// The entries that this book can be made from again, in order.
+    pub(crate) fn entries(&self) -> Vec<u64> {
+        let mut entries = self.roster_entries.clone();
+        entries.extend(self.holds.values().flat_map(|record| record.entries.iter().copied()));
+        entries.sort_unstable();
+        entries
+    }
+
+    fn open_record(&self, id: &HoldId) -> Result<&Record, Rejected> {
+        let record = self.holds.get(id).ok_or(Rejected::UnknownHold)?;
+        if record.phase.is_open() { Ok(record) } else { Err(Rejected::Ended(record.phase.clone())) }
+    }
+
+    /// The time of a change: it never goes back.
+    fn now(&self, at: Timestamp) -> Timestamp {
+        at.max(self.latest)
+    }
+
+    /// Moves a hold from one phase to another.
+    fn stand(&mut self, id: &HoldId, phase: Phase, now: Timestamp) {
+        let Some(record) = self.holds.get_mut(id) else { return };
+        let before = deadline(record);
+        match record.phase {
+            Phase::Pending => self.counts.pending = self.counts.pending.saturating_sub(1),
+            Phase::Approved => self.counts.approved = self.counts.approved.saturating_sub(1),
+            _ => {}
+        }
+        record.phase = phase;
+        record.since = now;
+        self.deadlines.remove(&(before, id.clone()));
+        match record.phase {
+            Phase::Pending => self.counts.pending += 1,
+            Phase::Approved => self.counts.approved += 1,
+            _ => {}
+        }
+        if record.phase.is_open() {
+            self.deadlines.insert((deadline(record), id.clone()));
+        } else {
+            let whose = (record.hold.issuer.clone(), record.hold.agent.clone());
+            if let Some(open) = self.open.get_mut(&whose) {
+                *open = open.saturating_sub(1);
+                if *open == 0 {
+                    self.open.remove(&whose);
+                }
+            }
+            self.ended.push_back(id.clone());
+        }
+    }
+
+    fn end(&mut self, id: &HoldId, phase: Phase, now: Timestamp, seq: u64) {
+        if let Some(record) = self.holds.get_mut(id) {
+            record.entries.push(seq);
+        }
+        self.stand(id, phase, now);
+        self.latest = now;
+        self.forget(now);
+    }
+
+    /// Forgets the oldest of those that ended, once there are too many, unless a call can still meet them.
+    fn forget(&mut self, now: Timestamp) {
+        if self.ended.len() < 2 * REMEMBERED {
+            return;
+        }
+        let old: Vec<HoldId> = self.ended.drain(..self.ended.len() - REMEMBERED).collect();
+        let mut kept = VecDeque::new();
+        for id in old {
+            let Some(record) = self.holds.get(&id) else { continue };
+            let binding = record.hold.binding();
+            let mine = self.by_binding.get(&binding) == Some(&id);
+            if mine && self.identical(binding, now).is_some() {
+                kept.push_back(id);
+                continue;
+            }
+            if mine {
+                self.by_binding.remove(&binding);
+            }
+            self.holds.remove(&id);
+        }
+        kept.append(&mut self.ended);
+        self.ended = kept;
+    }
+}
+
+/// Until when an open hold stands where it stands.
+fn deadline(record: &Record) -> Timestamp {
+    match record.phase {
+        Phase::Approved => record.hold.execute_by,
+        _ => record.hold.approve_by,
+    }
+}
+
+/// How many different people who have that role now have countersigned.
+fn counted(record: &Record, role: &str, roster: &Roster) -> usize {
+    let mut people: Vec<&Approver> = Vec::new();
+    for vote in &record.votes {
+        let Some(approver) = roster.get(&vote.approver) else { continue };
+        let living = approver.key == Some(vote.key) && approver.roles.contains(role);
+        if living && !people.iter().any(|other| other.is_same_person(approver)) {
+            people.push(approver);
+        }
+    }
+    people.len()
+}
+
+fn has_quorum(record: &Record, roster: &Roster) -> bool {
+    let demands = &record.hold.demands;
+    !demands.is_empty()
+        && demands.iter().all(|demand| {
+            demand.approvals > 0 && counted(record, &demand.role, roster) >= usize::from(demand.approvals)
+        })
+}

@@ -1,0 +1,882 @@
+//! Holds in the ledger: how their changes are written, read back, made one after the other, and looked at.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use tokio::sync::{broadcast, watch};
+
+use super::{
+    Ledger, Reply,
+    committer::{Effect, Item},
+    entry::{self, Commitment, Line},
+    store::Store,
+};
+use crate::{
+    call::{CallId, Caller, Fault, Operation, Refused, Validated},
+    clock::Timestamp,
+    grant::{Basis, Held},
+    hold::{Book, Bound, Change, Demand, Drift, Hold, HoldId, NOT_SENT, Phase, Record, Rejected, Warrant, statement},
+    json::{self, Digest, Limits, Number, Object, Value},
+};
+
+/// Changes of holds that a slow listener may lag behind.
+const CHANGES: usize = 4_096;
+/// Demands that one hold may have.
+const DEMANDS: usize = 32;
+/// Times that a call tries to find its place among others that do the same.
+const TURNS: usize = 8;
+
+/// A hold came to stand elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldChange {
+    /// Which.
+    pub hold: HoldId,
+    /// The entry that says so.
+    pub seq: u64,
+    /// That entry's kind, such as `hold.approved`.
+    pub kind: &'static str,
+}
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotChanged {
+    /// It cannot be.
+    Rejected(Rejected),
+    /// It could not be written.
+    Fault(Fault),
+}
+
+impl fmt::Display for NotChanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejected) => rejected.fmt(f),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotChanged {}
+
+impl From<Fault> for NotChanged {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// A call whose hold is durable. Minted here only.
+#[derive(Debug)]
+pub struct Parked {
+    call: Validated,
+    hold: Arc<Hold>,
+}
+
+impl Parked {
+    /// The call that waits.
+    pub fn call(&self) -> &Validated {
+        &self.call
+    }
+
+    /// What it waits for.
+    pub fn hold(&self) -> &Arc<Hold> {
+        &self.hold
+    }
+
+    /// The call, to be decided again.
+    pub fn into_call(self) -> Validated {
+        self.call
+    }
+}
+
+/// What a call meets that was made before.
+#[derive(Debug)]
+pub enum Met {
+    /// Its hold.
+    Parked(Parked),
+    /// A denial.
+    Refused((Refused, Caller, Basis)),
+}
+
+/// The durable book, and who listens.
+#[derive(Debug)]
+pub(super) struct Holds {
+    book: RwLock<Book>,
+    watched: Mutex<HashMap<HoldId, watch::Sender<Phase>>>,
+    changes: broadcast::Sender<HoldChange>,
+}
+
+impl Holds {
+    pub(super) fn new(book: Book) -> Self {
+        Self { book: RwLock::new(book), watched: Mutex::default(), changes: broadcast::channel(CHANGES).0 }
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.book.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes in a change that is durable now.
+    pub(super) fn made(&self, change: &Change, seq: u64) {
+        let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
+        let intent = match change {
+            Change::Settled { intent, .. } => book.run_by(*intent).cloned(),
+            _ => None,
+        };
+        if let Err(rejected) = book.apply(change, seq) {
+            // the same was checked before it was written; a call that only one of the two books knows is not run
+            tracing::error!(seq, why = rejected.code(), "a written change of a hold does not fit");
+            if let Some(id) = id_of(change) {
+                book.distrust(id, seq);
+            }
+        }
+        let Some(id) = id_of(change).cloned().or(intent) else { return };
+        let phase = book.get(&id).map(|record| record.phase.clone());
+        drop(book);
+        if let Some(phase) = phase {
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let ends = phase.is_final();
+            if let Some(watch) = watched.get(&id) {
+                watch.send_replace(phase);
+            }
+            if ends {
+                watched.remove(&id);
+            }
+        }
+        // an error means that nobody listens
+        let _nobody = self.changes.send(HoldChange { hold: id, seq, kind: kind_of(change) });
+    }
+
+    fn watch(&self, id: &HoldId) -> Option<watch::Receiver<Phase>> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = watched.get(id) {
+            return Some(watch.subscribe());
+        }
+        // looked at under the lock of those who are told: a change after this look is told
+        let phase = self.look(|book| book.get(id).map(|record| record.phase.clone()))?;
+        watched.retain(|_, watch| watch.receiver_count() > 0);
+        let (sender, receiver) = watch::channel(phase.clone());
+        if !phase.is_final() {
+            watched.insert(id.clone(), sender);
+        }
+        Some(receiver)
+    }
+}
+
+fn id_of(change: &Change) -> Option<&HoldId> {
+    match change {
+        Change::Opened(hold) => Some(&hold.id),
+        Change::Approved { hold, .. }
+        | Change::Denied { hold, .. }
+        | Change::Expired { hold, .. }
+        | Change::Cancelled { hold, .. }
+        | Change::Void { hold, .. }
+        | Change::Spent { hold, .. } => Some(hold),
+        Change::Settled { .. }
+        | Change::ApproverAdded { .. }
+        | Change::ApproverEnrolled { .. }
+        | Change::ApproverRemoved { .. } => None,
+    }
+}
+
+fn kind_of(change: &Change) -> &'static str {
+    match change {
+        Change::Opened(_) => "call.held",
+        Change::Approved { .. } => "hold.approved",
+        Change::Denied { .. } => "hold.denied",
+        Change::Expired { .. } => "hold.expired",
+        Change::Cancelled { .. } => "hold.cancelled",
+        Change::Void { .. } => "hold.void",
+        Change::Spent { .. } => "hold.spent",
+        Change::Settled { .. } => "call.settled",
+        Change::ApproverAdded { .. } => "approver.added",
+        Change::ApproverEnrolled { .. } => "approver.enrolled",
+        Change::ApproverRemoved { .. } => "approver.removed",
+    }
+}
+
+/// Kinds of entries that change the book by themselves; `call.settled` does only when its intent was a hold's.
+const KINDS: [&str; 10] = [
+    "call.held",
+    "hold.approved",
+    "hold.denied",
+    "hold.expired",
+    "hold.cancelled",
+    "hold.void",
+    "hold.spent",
+    "approver.added",
+    "approver.enrolled",
+    "approver.removed",
+];
+
+/// Whether an entry may change the book: a glance at its kind.
+pub(super) fn concerns(text: &[u8], book: &Book) -> bool {
+    match entry::member(text, "kind") {
+        Some("call.settled") => intent_of(text).is_some_and(|intent| book.awaits(intent)),
+        Some(kind) => KINDS.contains(&kind),
+        None => false,
+    }
+}
+
+fn intent_of(text: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(text, b"\"intent\":")? + 9;
+    let rest = text.get(at..)?;
+    let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+    std::str::from_utf8(rest.get(..end)?).ok()?.parse().ok()
+}
+
+/// The change that an outcome is, if its intent was a hold's.
+pub(super) fn settles(book: &Book, intent: u64, text: &[u8]) -> Option<Change> {
+    if !book.awaits(intent) {
+        return None;
+    }
+    Some(Change::Settled { intent, outcome: outcome_of(text) })
+}
+
+fn outcome_of(text: &[u8]) -> String {
+    let not_sent = entry::member(text, "why") == Some(NOT_SENT);
+    if not_sent { NOT_SENT.to_owned() } else { entry::member(text, "outcome").unwrap_or_default().to_owned() }
+}
+
+/// What an entry says of holds and approvers. `arguments` gives the SHA-256 of what is kept beside the entry.
+///
+/// # Errors
+/// What is missing or malformed in it.
+pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Digest) -> Result<Change, String> {
+    let tree = entry::tree(text).ok_or("it is not JSON")?;
+    let wanted = |name: &str| {
+        let found = tree.get(name).and_then(Value::as_str).map(str::to_owned);
+        found.ok_or_else(|| format!("its member `{name}` is missing"))
+    };
+    let optional = |name: &str| tree.get(name).and_then(Value::as_str).map(str::to_owned);
+    let time = |name: &str| {
+        let time = wanted(name)?.parse::<Timestamp>();
+        time.map_err(|_| format!("its member `{name}` is no time"))
+    };
+    let digest = |name: &str| wanted(name)?.parse::<Digest>().map_err(|_| format!("its member `{name}` is no digest"));
+    let hold = || HoldId::read(&wanted("hold")?).ok_or("its member `hold` is no hold's id".to_owned());
+    let names = |name: &str| -> BTreeSet<String> {
+        let listed = tree.get(name).and_then(Value::as_array).unwrap_or_default();
+        listed.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let at = time("at")?;
+    Ok(match wanted("kind")?.as_str() {
+        "call.held" => Change::Opened(Arc::new(Hold {
+            id: hold()?,
+            digest: Digest::of(text),
+            seq,
+            call: wanted("call")?,
+            agent: wanted("agent")?,
+            issuer: wanted("issuer")?,
+            user: optional("user"),
+            task: optional("task"),
+            credential: wanted("credential")?,
+            door: wanted("door")?,
+            method: wanted("method")?,
+            tool: wanted("tool")?,
+            upstream: wanted("upstream")?,
+            impact: names("impact").into_iter().collect(),
+            contract: digest("contract")?,
+            grants: digest("grants")?,
+            policies: policies(&tree),
+            demands: demands(&tree)?,
+            arguments: arguments(),
+            created: at,
+            approve_by: time("approve_by")?,
+            execute_by: time("execute_by")?,
+            runs_alone: tree.get("runs_alone").and_then(Value::as_bool) == Some(true),
+            idempotent: tree.get("idempotent").and_then(Value::as_bool) == Some(true),
+        })),
+        "hold.approved" => Change::Approved {
+            hold: hold()?,
+            digest: digest("digest")?,
+            approver: wanted("approver")?,
+            key: key(&wanted("key")?)?,
+            at,
+        },
+        "hold.denied" => Change::Denied {
+            hold: hold()?,
+            digest: digest("digest")?,
+            approver: wanted("approver")?,
+            reason: wanted("reason")?,
+            at,
+        },
+        "hold.expired" => Change::Expired { hold: hold()?, at },
+        "hold.cancelled" => Change::Cancelled { hold: hold()?, by: wanted("by")?, at },
+        "hold.void" => {
+            let why = Drift::read(&wanted("reason")?).ok_or("its reason is unknown")?;
+            Change::Void { hold: hold()?, why, at }
+        }
+        "hold.spent" => Change::Spent { hold: hold()?, call: wanted("call")?, at },
+        "call.settled" => {
+            let intent = intent_of(text).ok_or("its member `intent` is missing")?;
+            Change::Settled { intent, outcome: outcome_of(text) }
+        }
+        "approver.added" => Change::ApproverAdded {
+            name: wanted("approver")?,
+            roles: names("roles"),
+            also: names("also"),
+            by: optional("by"),
+            at,
+        },
+        "approver.enrolled" => Change::ApproverEnrolled { name: wanted("approver")?, key: key(&wanted("key")?)?, at },
+        "approver.removed" => Change::ApproverRemoved { name: wanted("approver")?, by: optional("by"), at },
+        other => return Err(format!("its kind `{}` says nothing of holds", other.escape_debug())),
+    })
+}
+
+fn key(text: &str) -> Result<[u8; 32], String> {
+    let bytes = BASE64.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| "its member `key` is no Ed25519 key".to_owned())
+}
+
+fn policies(tree: &Value) -> Vec<Arc<str>> {
+    let listed = tree.get("policies").and_then(Value::as_array).unwrap_or_default();
+    listed.iter().filter_map(Value::as_str).map(Arc::from).collect()
+}
+
+fn demands(tree: &Value) -> Result<Vec<Demand>, String> {
+    let listed = tree.get("demands").and_then(Value::as_array).unwrap_or_default();
+    let one = |demand: &Value| {
+        let text = |name: &str| demand.get(name).and_then(Value::as_str);
+        let number = |name: &str| demand.get(name).and_then(Value::as_number).and_then(Number::as_i64);
+        Some(Demand {
+            policy: text("policy")?.into(),
+            role: text("role")?.to_owned(),
+            approvals: u8::try_from(number("approvals")?).ok()?,
+            expires: u64::try_from(number("expires")?).ok()?,
+            reason: text("reason").map(str::to_owned),
+        })
+    };
+    let read: Option<Vec<Demand>> = listed.iter().map(one).collect();
+    read.filter(|demands| !demands.is_empty()).ok_or_else(|| "its demands cannot be read".to_owned())
+}
+
+/// The signature in a `hold.approved` entry is over the statement that the entry makes, by the key that it names.
+pub(super) fn is_signed(text: &[u8], origin: &str) -> bool {
+    let Ok(Change::Approved { hold, digest, approver, key, at }) = read(text, 0, || Digest([0; 32])) else {
+        return false;
+    };
+    let signature = entry::member(text, "signature").and_then(|text| BASE64.decode(text).ok());
+    let statement = statement::approval(origin, &hold, &digest, &approver, at);
+    signature.is_some_and(|signature| statement::is_signed(&statement, &key, &signature))
+}
+
+/// The text of a `call.held` entry.
+fn held(origin: &str, hold: &Hold, arguments: &Commitment) -> Result<Vec<u8>, Fault> {
+    let demands: Vec<Value> = hold
+        .demands
+        .iter()
+        .map(|demand| {
+            let approvals = i64::from(demand.approvals);
+            let expires = i64::try_from(demand.expires).unwrap_or(i64::MAX);
+            let whole = Object::new()
+                .with("approvals", approvals)
+                .with("expires", expires)
+                .with("policy", &*demand.policy)
+                .with("reason", demand.reason.as_deref().map_or(Value::Null, Value::from))
+                .with("role", demand.role.as_str());
+            Value::Object(whole)
+        })
+        .collect();
+    let mut line = Line::new();
+    line.text("agent", &hold.agent);
+    line.time("approve_by", hold.approve_by);
+    line.commitment("arguments", arguments);
+    line.time("at", hold.created);
+    line.text("call", &hold.call);
+    line.digest("contract", &hold.contract);
+    line.text("credential", &hold.credential);
+    line.raw("demands", &Value::Array(demands).to_bytes());
+    line.text("door", &hold.door);
+    line.time("execute_by", hold.execute_by);
+    line.digest("grants", &hold.grants);
+    line.text("hold", hold.id.as_str());
+    line.flag("idempotent", hold.idempotent);
+    line.texts("impact", hold.impact.iter().map(String::as_str));
+    line.text("issuer", &hold.issuer);
+    line.text("kind", "call.held");
+    line.text("method", &hold.method);
+    line.text("origin", origin);
+    line.texts("policies", hold.policies.iter().map(|policy| &**policy));
+    line.flag("runs_alone", hold.runs_alone);
+    line.option("task", hold.task.as_deref());
+    line.text("tool", &hold.tool);
+    line.text("upstream", &hold.upstream);
+    line.option("user", hold.user.as_deref());
+    line.end()
+}
+
+/// The text of the entry of a change that has nothing else to say.
+fn plain(change: &Change) -> Result<Vec<u8>, Fault> {
+    let mut line = Line::new();
+    let kind = kind_of(change);
+    match change {
+        Change::Denied { hold, digest, approver, reason, at } => {
+            line.text("approver", approver);
+            line.time("at", *at);
+            line.digest("digest", digest);
+            line.text("hold", hold.as_str());
+            line.text("kind", kind);
+            line.text("reason", reason);
+        }
+        Change::Expired { hold, at } => {
+            line.time("at", *at);
+            line.text("hold", hold.as_str());
+            line.text("kind", kind);
+        }
+        Change::Cancelled { hold, by, at } => {
+            line.time("at", *at);
+            line.text("by", by);
+            line.text("hold", hold.as_str());
+            line.text("kind", kind);
+        }
+        Change::Void { hold, why, at } => {
+            line.time("at", *at);
+            line.text("hold", hold.as_str());
+            line.text("kind", kind);
+            line.text("reason", why.code());
+        }
+        Change::Spent { hold, call, at } => {
+            line.time("at", *at);
+            line.text("call", call);
+            line.text("hold", hold.as_str());
+            line.text("kind", kind);
+        }
+        Change::ApproverAdded { name, roles, also, by, at } => {
+            line.texts("also", also.iter().map(String::as_str));
+            line.text("approver", name);
+            line.time("at", *at);
+            line.option("by", by.as_deref());
+            line.text("kind", kind);
+            line.texts("roles", roles.iter().map(String::as_str));
+        }
+        Change::ApproverEnrolled { name, key, at } => {
+            line.text("approver", name);
+            line.time("at", *at);
+            line.text("key", &BASE64.encode(key));
+            line.text("kind", kind);
+        }
+        Change::ApproverRemoved { name, by, at } => {
+            line.text("approver", name);
+            line.time("at", *at);
+            line.option("by", by.as_deref());
+            line.text("kind", kind);
+        }
+        Change::Opened(_) | Change::Approved { .. } | Change::Settled { .. } => {
+            return Err(Fault("this change has an entry of its own".to_owned()));
+        }
+    }
+    line.end()
+}
+
+/// The text of a `hold.approved` entry.
+fn approved(
+    hold: &HoldId,
+    digest: &Digest,
+    approver: &str,
+    key: &[u8; 32],
+    at: Timestamp,
+    signature: &[u8],
+) -> Result<Vec<u8>, Fault> {
+    let mut line = Line::new();
+    line.text("approver", approver);
+    line.time("at", at);
+    line.digest("digest", digest);
+    line.text("hold", hold.as_str());
+    line.text("key", &BASE64.encode(key));
+    line.text("kind", "hold.approved");
+    line.text("signature", &BASE64.encode(signature));
+    line.end()
+}
+
+/// Text of the entry that spends a hold for `call`, and the change.
+pub(super) fn spending(hold: &HoldId, call: &str, at: Timestamp) -> Result<(Vec<u8>, Change), Fault> {
+    let change = Change::Spent { hold: hold.clone(), call: call.to_owned(), at };
+    Ok((plain(&change)?, change))
+}
+
+/// Makes the book from the entries that are known to concern it, then from those after them.
+pub(super) fn recover(store: &dyn Store, known: &[u64], from: u64, size: u64) -> Result<Book, Fault> {
+    let mut book = Book::default();
+    let mut take = |seq: u64, text: &[u8]| {
+        if !concerns(text, &book) {
+            return Ok::<_, Fault>(());
+        }
+        let mut missing = None;
+        let arguments = || match payload_of(store, seq) {
+            Ok(Some(bytes)) => Digest::of(&bytes),
+            // without its arguments a hold is never run
+            Ok(None) => Digest([0; 32]),
+            Err(fault) => {
+                missing = Some(fault);
+                Digest([0; 32])
+            }
+        };
+        let change = read(text, seq, arguments);
+        if let Some(fault) = missing {
+            return Err(fault);
+        }
+        match change {
+            Ok(change) => {
+                if let Err(rejected) = book.apply(&change, seq) {
+                    tracing::error!(seq, why = rejected.code(), "an entry is no lawful change of a hold");
+                    if let Some(id) = id_of(&change) {
+                        book.distrust(id, seq);
+                    }
+                }
+            }
+            Err(why) => tracing::error!(seq, why, "an entry about a hold cannot be read"),
+        }
+        Ok(())
+    };
+    for seq in known.iter().filter(|seq| **seq < from) {
+        let entry = store.read(*seq, 1)?.pop();
+        let entry = entry.ok_or_else(|| Fault(format!("the store is damaged: entry {seq} is missing")))?;
+        take(*seq, &entry.text)?;
+    }
+    let mut at = from;
+    while at < size {
+        let entries = store.read(at, 1_024)?;
+        if entries.is_empty() {
+            return Err(Fault(format!("the store is damaged: entry {at} is missing")));
+        }
+        for (seq, entry) in (at..).zip(&entries) {
+            take(seq, &entry.text)?;
+        }
+        at += entries.len() as u64;
+    }
+    Ok(book)
+}
+
+/// Payloads kept in the store itself; the long ones in files are read by [`Ledger::payload`].
+fn payload_of(store: &dyn Store, seq: u64) -> Result<Option<Bytes>, Fault> {
+    Ok(store.payload(seq)?.and_then(|kept| match kept.content {
+        super::store::Content::Here(bytes) => Some(bytes),
+        super::store::Content::File(_) => None,
+    }))
+}
+
+impl Ledger {
+    /// Parks a call that people have to countersign: it attaches to the hold that the identical call has, or gets one.
+    /// When this returns the hold is durable.
+    ///
+    /// # Errors
+    /// The refusal: the identical call was denied, there are too many holds, or nothing can be written.
+    pub async fn hold(&self, held: Held) -> Result<Parked, Box<(Refused, Caller, Basis)>> {
+        let (call, basis, demands) = held.into_parts();
+        match self.find_place(&call, &basis, demands).await {
+            Ok(hold) => Ok(Parked { call, hold }),
+            Err(refused) => Err(Box::new((refused, call.caller(), basis))),
+        }
+    }
+
+    async fn find_place(&self, call: &Validated, basis: &Basis, demands: Vec<Demand>) -> Result<Arc<Hold>, Refused> {
+        let failed = |fault: Fault| {
+            tracing::error!(call = %call.id(), %fault, "a hold cannot be written");
+            Refused::Unavailable(fault)
+        };
+        if demands.len() > DEMANDS {
+            return Err(failed(Fault(format!("a call cannot wait for more than {DEMANDS} policies"))));
+        }
+        for _ in 0..TURNS {
+            let now = self.inner.clock.now();
+            let known = self.holds(|book| book.identical(binding_of(call), now).cloned());
+            if let Some(met) = known.and_then(|record| meet(&record, call, basis)) {
+                return met;
+            }
+            let (text, hold, kept) = self.write_up(call, basis, demands.clone(), now).await.map_err(failed)?;
+            let hold = Arc::new(hold);
+            let mut item = Item::new(text, Effect::None);
+            item.kept = Some(kept);
+            item.change = Some(Change::Opened(Arc::clone(&hold)));
+            match self.inner.committer.change(item).await {
+                Ok(seq) => {
+                    // the record's own, which knows its index
+                    let recorded = self.holds(|book| book.get(&hold.id).map(|record| Arc::clone(&record.hold)));
+                    debug_assert!(recorded.is_some(), "entry {seq} opened it");
+                    return Ok(recorded.unwrap_or(hold));
+                }
+                Err(NotChanged::Rejected(Rejected::Drifted(old, why))) => {
+                    // who loses this race finds it void
+                    let _lost = self.void(&old, why).await;
+                }
+                // it was opened just now, and is durable in a moment
+                Err(NotChanged::Rejected(Rejected::Known(_))) => self.flush().await.map_err(failed)?,
+                Err(NotChanged::Rejected(Rejected::TooMany)) => return Err(Refused::TooManyHolds),
+                Err(NotChanged::Rejected(other)) => return Err(failed(Fault(other.to_string()))),
+                Err(NotChanged::Fault(fault)) => return Err(failed(fault)),
+            }
+        }
+        Err(failed(Fault("too many identical calls at once".to_owned())))
+    }
+
+    /// The hold that a call meets, if the identical call has one; a call that meets none is decided on. A hold that was
+    /// opened under another contract or other grants is void from now on.
+    ///
+    /// # Errors
+    /// The call back, with its hold or the refusal.
+    pub fn attach(&self, call: Validated, grants: Digest) -> Result<Validated, Box<Met>> {
+        if !call.operation().can_wait() || self.holds(Book::is_empty) {
+            return Ok(call);
+        }
+        let now = self.inner.clock.now();
+        let Some(record) = self.holds(|book| book.identical(binding_of(&call), now).cloned()) else { return Ok(call) };
+        let basis = Basis { policies: record.hold.policies.clone(), set: Some(grants) };
+        match meet(&record, &call, &basis) {
+            Some(Ok(hold)) => Err(Box::new(Met::Parked(Parked { call, hold }))),
+            Some(Err(refused)) => Err(Box::new(Met::Refused((refused, call.caller(), basis)))),
+            None => Ok(call),
+        }
+    }
+
+    async fn write_up(
+        &self,
+        call: &Validated,
+        basis: &Basis,
+        demands: Vec<Demand>,
+        now: Timestamp,
+    ) -> Result<(Vec<u8>, Hold, super::store::Kept), Fault> {
+        // a hold's arguments are kept whatever the configuration says: they are what will be run
+        let (commitment, kept) = self.keep_always(call.arguments().bytes()).await?;
+        let (approve_by, execute_by) = Hold::deadlines(&demands, now);
+        let (principal, tool) = (call.principal(), call.tool());
+        let mut hold = Hold {
+            id: HoldId::new(now).map_err(|error| Fault(error.to_string()))?,
+            digest: Digest([0; 32]),
+            seq: 0,
+            call: call.id().to_string(),
+            agent: principal.agent.clone(),
+            issuer: principal.issuer.clone(),
+            user: principal.user.clone(),
+            task: principal.task.clone(),
+            credential: principal.credential.clone(),
+            door: call.door().word().to_owned(),
+            method: call.operation().method().to_owned(),
+            tool: tool.name.clone(),
+            upstream: tool.upstream.to_string(),
+            impact: tool.impact.iter().map(|impact| impact.word().to_owned()).collect(),
+            contract: tool.digest,
+            grants: basis.set.ok_or_else(|| Fault("a hold without grants".to_owned()))?,
+            policies: basis.policies.clone(),
+            demands,
+            arguments: Digest::of(call.arguments().bytes()),
+            created: now,
+            approve_by,
+            execute_by,
+            runs_alone: call.link().client.runs_alone && call.operation() == Operation::CallTool,
+            idempotent: tool.idempotent,
+        };
+        let text = held(&self.inner.options.origin, &hold, &commitment)?;
+        // what was cut to fit is what it says from now on
+        let Ok(Change::Opened(read)) = read(&text, 0, || hold.arguments) else {
+            return Err(Fault("a hold cannot be written so that it can be read".to_owned()));
+        };
+        hold = Hold::clone(&read);
+        Ok((text, hold, kept))
+    }
+
+    /// Looks at the holds and the approvers, as far as they are durable.
+    pub fn holds<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        self.inner.committer.shared.holds.look(look)
+    }
+
+    /// Changes of holds from now on.
+    pub fn hold_changes(&self) -> broadcast::Receiver<HoldChange> {
+        self.inner.committer.shared.holds.changes.subscribe()
+    }
+
+    /// Where one hold stands, from now on.
+    pub fn watch_hold(&self, id: &HoldId) -> Option<watch::Receiver<Phase>> {
+        self.inner.committer.shared.holds.watch(id)
+    }
+
+    /// The proof that a hold was countersigned, while it can be run.
+    pub fn warrant(&self, id: &HoldId) -> Option<Warrant> {
+        let now = self.inner.clock.now();
+        self.holds(|book| book.warrant(id, now))
+    }
+
+    /// The canonical arguments of a hold; `None` when they were redacted.
+    ///
+    /// # Errors
+    /// [`Fault`] when they cannot be read.
+    pub fn held_arguments(&self, hold: &Hold) -> Result<Option<Bytes>, Fault> {
+        Ok(self.payload(hold.seq)?.map(|payload| payload.bytes))
+    }
+
+    /// Records one person's countersignature; gives where the hold stands then.
+    ///
+    /// # Errors
+    /// [`NotChanged`]: every rule is checked where the change is made, the signature too.
+    pub async fn countersign(
+        &self,
+        hold: &HoldId,
+        digest: &Digest,
+        approver: &str,
+        key: &[u8; 32],
+        at: Timestamp,
+        signature: &[u8],
+    ) -> Result<Phase, NotChanged> {
+        let said = statement::approval(&self.inner.options.origin, hold, digest, approver, at);
+        if !statement::is_signed(&said, key, signature) {
+            return Err(NotChanged::Rejected(Rejected::OtherKey));
+        }
+        let mut item = Item::new(approved(hold, digest, approver, key, at, signature)?, Effect::None);
+        let (digest, approver) = (*digest, approver.to_owned());
+        item.change = Some(Change::Approved { hold: hold.clone(), digest, approver, key: *key, at });
+        self.inner.committer.change(item).await?;
+        self.phase(hold)
+    }
+
+    /// The statement that an approver signs now: the bytes, and the time in them.
+    pub fn statement(&self, hold: &HoldId, digest: &Digest, approver: &str) -> (Vec<u8>, Timestamp) {
+        let at = self.inner.clock.now();
+        (statement::approval(&self.inner.options.origin, hold, digest, approver, at), at)
+    }
+
+    /// Records a denial.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn deny(
+        &self,
+        hold: &HoldId,
+        digest: &Digest,
+        approver: &str,
+        reason: &str,
+    ) -> Result<Phase, NotChanged> {
+        let (approver, reason) = (approver.to_owned(), crate::call::cut(reason, 500).to_owned());
+        let at = self.inner.clock.now();
+        self.make(Change::Denied { hold: hold.clone(), digest: *digest, approver, reason, at }).await?;
+        self.phase(hold)
+    }
+
+    /// Withdraws a hold; `by` is `agent` or `operator`.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn cancel(&self, hold: &HoldId, by: &str) -> Result<(), NotChanged> {
+        let at = self.inner.clock.now();
+        self.make(Change::Cancelled { hold: hold.clone(), by: by.to_owned(), at }).await.map(|_seq| ())
+    }
+
+    /// Makes a hold void.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn void(&self, hold: &HoldId, why: Drift) -> Result<(), NotChanged> {
+        let at = self.inner.clock.now();
+        self.make(Change::Void { hold: hold.clone(), why, at }).await.map(|_seq| ())
+    }
+
+    /// Writes down that a hold's time is over.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn expire(&self, hold: &HoldId) -> Result<(), NotChanged> {
+        let at = self.inner.clock.now();
+        self.make(Change::Expired { hold: hold.clone(), at }).await.map(|_seq| ())
+    }
+
+    /// Adds an approver, or changes its roles and names.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn add_approver(
+        &self,
+        name: &str,
+        roles: BTreeSet<String>,
+        also: BTreeSet<String>,
+        by: Option<String>,
+    ) -> Result<u64, NotChanged> {
+        let at = self.inner.clock.now();
+        self.make(Change::ApproverAdded { name: name.to_owned(), roles, also, by, at }).await
+    }
+
+    /// Records the key of an approver.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn enrol_approver(&self, name: &str, key: [u8; 32]) -> Result<u64, NotChanged> {
+        let at = self.inner.clock.now();
+        self.make(Change::ApproverEnrolled { name: name.to_owned(), key, at }).await
+    }
+
+    /// Removes an approver; what it countersigned counts no more.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn remove_approver(&self, name: &str, by: Option<String>) -> Result<u64, NotChanged> {
+        let at = self.inner.clock.now();
+        self.make(Change::ApproverRemoved { name: name.to_owned(), by, at }).await
+    }
+
+    /// What the run of a hold came to, told to an identical call; `None` while that is not known.
+    ///
+    /// # Errors
+    /// [`Fault`] when it cannot be read.
+    pub fn collect(&self, record: &Record, call: CallId, operation: Operation) -> Result<Option<Reply>, Fault> {
+        let Phase::Spent { outcome: Some((seq, word)), .. } = &record.phase else { return Ok(None) };
+        let kept = match word.as_str() {
+            "ok" | "tool_error" | "upstream_error" => self.payload(*seq)?,
+            _ => None,
+        };
+        let Some(payload) = kept else { return Ok(Some(Reply::untold(call, operation))) };
+        let tree = json::parse(&payload.bytes, &Limits::RESPONSE);
+        let tree = tree.map_err(|_| Fault(format!("the result beside entry {seq} cannot be read")))?;
+        Ok(Some(Reply::collected(call, operation, tree, payload.bytes, word == "upstream_error")))
+    }
+
+    /// Tells a caller that its call waits.
+    pub fn still_held(&self, call: CallId, operation: Operation, notice: crate::call::HoldNotice) -> Reply {
+        Reply::held(call, operation, notice)
+    }
+
+    fn phase(&self, hold: &HoldId) -> Result<Phase, NotChanged> {
+        let phase = self.holds(|book| book.get(hold).map(|record| record.phase.clone()));
+        phase.ok_or(NotChanged::Rejected(Rejected::UnknownHold))
+    }
+
+    async fn make(&self, change: Change) -> Result<u64, NotChanged> {
+        let mut item = Item::new(plain(&change)?, Effect::None);
+        item.change = Some(change);
+        self.inner.committer.change(item).await
+    }
+
+    /// Waits until what is written before this is durable.
+    async fn flush(&self) -> Result<(), Fault> {
+        self.inner.committer.flush().await
+    }
+}
+
+/// Which call it is.
+pub(super) fn binding_of(call: &Validated) -> crate::hold::Binding {
+    let (principal, tool) = (call.principal(), call.tool());
+    Bound {
+        issuer: &principal.issuer,
+        agent: &principal.agent,
+        user: principal.user.as_deref(),
+        task: principal.task.as_deref(),
+        method: call.operation().method(),
+        tool: &tool.name,
+        arguments: Digest::of(call.arguments().bytes()),
+    }
+    .binding()
+}
+
+/// What an identical call meets in a hold; `None` when the hold is of another contract or other grants.
+fn meet(record: &Record, call: &Validated, basis: &Basis) -> Option<Result<Arc<Hold>, Refused>> {
+    let hold = &record.hold;
+    if hold.contract != call.tool().digest || Some(hold.grants) != basis.set {
+        return None;
+    }
+    Some(match &record.phase {
+        Phase::Denied { reason, .. } => {
+            Err(Refused::DeniedSticky { hold: hold.id.to_string(), reason: reason.clone() })
+        }
+        _ => Ok(Arc::clone(hold)),
+    })
+}

@@ -1,0 +1,419 @@
+//! Calls that wait for a person: parked, watched, decided again, and run at most once.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+
+use super::Pipeline;
+use crate::{
+    call::{
+        CallId, Caller, Door, HoldNotice, Identified, Link, Notice, Operation, Passage, Principal, Received, Refused,
+        Validated,
+    },
+    grant::{Basis, Decision, Held},
+    hold::{Book, Drift, Hold, HoldId, Phase, Record},
+    identity::Unauthenticated,
+    json::{self, Limits, Object},
+    ledger::{NotChanged, Parked, Reply},
+};
+
+/// How often a client that asked for progress is told that its call still waits.
+const PROGRESS: Duration = Duration::from_secs(5);
+/// How often holds are looked over for what no event tells: deadlines, revoked credentials.
+const LOOK: Duration = Duration::from_secs(5);
+/// The least that is waited between two looks.
+const SOON: Duration = Duration::from_millis(20);
+/// Holds that are expired in one go.
+const AT_ONCE: usize = 256;
+
+/// What calls that were countersigned take turns at.
+#[derive(Debug, Default)]
+pub struct Holding {
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// What became of an attempt to run a call that was countersigned.
+enum Attempt {
+    /// It was run.
+    Done(Reply),
+    /// It goes no further.
+    Refused(Refused),
+    /// Another was first, or the hold ended: where it stands says what to do.
+    Lost,
+}
+
+/// The refusal of a parked call that does not wait.
+pub(super) fn unwaited(parked: Parked) -> (Refused, Validated, Basis) {
+    let hold = Arc::clone(parked.hold());
+    let refused = Refused::ApprovalRequired { roles: hold.roles(), reason: hold.reason().map(str::to_owned) };
+    (refused, parked.into_call(), basis(&hold))
+}
+
+fn basis(hold: &Hold) -> Basis {
+    Basis { policies: hold.policies.clone(), set: Some(hold.grants) }
+}
+
+impl Pipeline {
+    /// Parks a call and waits as long as its client can.
+    pub(super) async fn hold(&self, held: Held) -> Reply {
+        match self.ledger.hold(held).await {
+            Ok(parked) => self.wait(parked).await,
+            Err(stopped) => self.refuse(*stopped).await,
+        }
+    }
+
+    /// Waits for a person as long as the client can, and runs the call if it is countersigned meanwhile.
+    pub(super) async fn wait(&self, parked: Parked) -> Reply {
+        let hold = Arc::clone(parked.hold());
+        let call = parked.into_call();
+        let (caller, link) = (call.caller(), call.link().clone());
+        match self.wait_for(&hold, call, &caller, &link).await {
+            Ok(reply) => reply,
+            Err(refused) => self.refuse((refused, caller, basis(&hold))).await,
+        }
+    }
+
+    async fn wait_for(
+        &self,
+        hold: &Arc<Hold>,
+        call: Validated,
+        caller: &Caller,
+        link: &Link,
+    ) -> Result<Reply, Refused> {
+        let lost = || Refused::HoldLost("hold_unknown");
+        let mut phase = self.ledger.watch_hold(&hold.id).ok_or_else(lost)?;
+        let begun = Instant::now();
+        let until = begun + link.client.patience;
+        let (mut told, mut call) = (false, Some(call));
+        let answer = |notice| self.ledger.still_held(caller.id.clone(), caller.operation, notice);
+        loop {
+            let now = phase.borrow_and_update().clone();
+            match (&now, call.take()) {
+                (Phase::Approved, Some(countersigned)) => match self.run(countersigned, hold).await {
+                    Attempt::Done(reply) => return Ok(reply),
+                    Attempt::Refused(refused) => return Err(refused),
+                    // whoever was first changes where it stands
+                    Attempt::Lost => continue,
+                },
+                (Phase::Spent { outcome: Some(_), .. }, _) => return self.collect(&hold.id, caller),
+                (_, back) => call = back,
+            }
+            if let Some(refused) = ended_as(hold, &now) {
+                return Err(refused);
+            }
+            let notice = self.notice(hold, now.word());
+            if !told {
+                link.notify(Notice::Held(notice.clone()));
+                told = true;
+            }
+            tokio::select! {
+                changed = phase.changed() => if changed.is_err() {
+                    // who tells was not needed by others any more: ask anew
+                    phase = self.ledger.watch_hold(&hold.id).ok_or_else(lost)?;
+                },
+                () = tokio::time::sleep_until((Instant::now() + PROGRESS).min(until)) => {
+                    if Instant::now() >= until {
+                        return Ok(answer(notice));
+                    }
+                    link.notify(Notice::Progress(progress(&notice, begun.elapsed())));
+                }
+                () = link.withdrawn() => return match self.ledger.cancel(&hold.id, "agent").await {
+                    Err(NotChanged::Fault(fault)) => Err(Refused::Unavailable(fault)),
+                    // one that ended meanwhile is not withdrawn, and nobody reads this
+                    Ok(()) | Err(NotChanged::Rejected(_)) => {
+                        Err(Refused::HoldCancelled { hold: hold.id.to_string() })
+                    }
+                },
+                // the hold stays; nobody reads this
+                () = link.cancelled() => return Ok(answer(notice)),
+            }
+        }
+    }
+
+    /// Runs a call that was countersigned, if it is the first to: everything is asked again, then the hold is spent and
+    /// the intent recorded in one write.
+    async fn run(&self, call: Validated, hold: &Arc<Hold>) -> Attempt {
+        let turn = self.holding.turn.lock().await;
+        let Some(warrant) = self.ledger.warrant(&hold.id) else {
+            if self.ledger.holds(|book| book.lost_quorum(&hold.id)) {
+                return self.void(hold, Drift::ApproverRemoved).await;
+            }
+            return Attempt::Lost;
+        };
+        let who = match self.identity.again(call.principal()) {
+            Ok(who) => who,
+            Err(Unauthenticated::Revoked) => return self.void(hold, Drift::PrincipalRevoked).await,
+            Err(_) => return Attempt::Refused(Refused::CredentialEnded),
+        };
+        if let Some(drift) = self.drift(hold) {
+            return self.void(hold, drift).await;
+        }
+        let (catalog, grants) = (self.catalog.load_full(), self.grants.load_full());
+        let Ok(call) = call.again(who, &catalog, self.clock.now()) else {
+            return self.void(hold, Drift::ContractChanged).await;
+        };
+        let permitted = match grants.decide_countersigned(call, &self.sessions, &warrant) {
+            Decision::Permit(permitted) => permitted,
+            // more is demanded now than was countersigned
+            Decision::Hold(_) => return self.void(hold, Drift::NotPermitted).await,
+            Decision::Deny(denied) => {
+                return match denied.0 {
+                    // these pass: the hold stays as it is
+                    refused @ (Refused::LimitExceeded { .. } | Refused::Unavailable(_)) => Attempt::Refused(refused),
+                    _ => self.void(hold, Drift::NotPermitted).await,
+                };
+            }
+        };
+        match self.ledger.intend(permitted).await {
+            Ok(recorded) => {
+                drop(turn);
+                Attempt::Done(self.carry(recorded).await)
+            }
+            Err(stopped) => match stopped.0 {
+                Refused::HoldLost(_) => Attempt::Lost,
+                refused => Attempt::Refused(refused),
+            },
+        }
+    }
+
+    async fn void(&self, hold: &Hold, why: Drift) -> Attempt {
+        match self.ledger.void(&hold.id, why).await {
+            Ok(()) => Attempt::Refused(Refused::HoldVoid { hold: hold.id.to_string(), code: why.code() }),
+            Err(NotChanged::Rejected(_)) => Attempt::Lost,
+            Err(NotChanged::Fault(fault)) => Attempt::Refused(Refused::Unavailable(fault)),
+        }
+    }
+
+    /// What changed of that to which an open hold is bound, if anything did.
+    pub fn drift(&self, hold: &Hold) -> Option<Drift> {
+        let operation = Operation::read(&hold.method)?;
+        let name = if operation == Operation::CallTool { &hold.tool } else { &hold.upstream };
+        let same = self.catalog.load().find(operation, name).is_some_and(|tool| tool.digest == hold.contract);
+        if !same {
+            return Some(Drift::ContractChanged);
+        }
+        if self.grants.load().digest() != hold.grants {
+            return Some(Drift::PolicyChanged);
+        }
+        self.identity.is_revoked(hold).then_some(Drift::PrincipalRevoked)
+    }
+
+    /// Looks at one hold as somebody decides on it: what drifted or ran out is written down first.
+    ///
+    /// # Errors
+    /// [`NotChanged`] when that cannot be written.
+    pub async fn refresh_hold(&self, id: &HoldId) -> Result<(), NotChanged> {
+        let Some(record) = self.ledger.holds(|book| book.get(id).cloned()) else { return Ok(()) };
+        if !record.phase.is_open() {
+            return Ok(());
+        }
+        let over = self.ledger.holds(|book| book.is_overdue(id, self.clock.now()));
+        let done = if over {
+            self.ledger.expire(id).await
+        } else if let Some(drift) = self.drift(&record.hold) {
+            self.ledger.void(id, drift).await
+        } else {
+            return Ok(());
+        };
+        match done {
+            // somebody else was first
+            Err(NotChanged::Rejected(_)) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The hold of that id, if this principal asked for it: one of somebody else's looks like none.
+    pub fn hold_of(&self, principal: &Principal, id: &str) -> Option<Record> {
+        let record = self.ledger.holds(|book| book.get(&HoldId::read(id)?).cloned())?;
+        let Principal { issuer, agent, user, task, .. } = principal;
+        record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref()).then_some(record)
+    }
+
+    /// Withdraws a hold of this principal's; `None` when it has none of that id.
+    pub async fn withdraw(&self, principal: &Principal, id: &str) -> Option<Result<(), NotChanged>> {
+        let record = self.hold_of(principal, id)?;
+        Some(self.ledger.cancel(&record.hold.id, "agent").await)
+    }
+
+    /// Runs a hold that was countersigned, with nobody waiting for its reply, which [`Pipeline::collected`] gives. `who`
+    /// is its principal when it asks after it just now; else its credential is looked at again.
+    pub fn run_unwaited(self: &Arc<Self>, id: HoldId, who: Option<Identified>) {
+        let road = Arc::clone(self);
+        self.detached.adopt(Box::pin(async move { road.run_alone(&id, who).await }));
+    }
+
+    async fn run_alone(&self, id: &HoldId, who: Option<Identified>) {
+        let record = self.ledger.holds(|book| book.get(id).cloned());
+        let Some(record) = record.filter(|record| record.phase == Phase::Approved) else { return };
+        let hold = &record.hold;
+        let refused = match self.unparked(hold, who).await {
+            Ok(Some(call)) => match self.run(call, hold).await {
+                Attempt::Done(_) | Attempt::Lost => return,
+                Attempt::Refused(refused) => refused,
+            },
+            Ok(None) => return,
+            Err(drift) => match self.void(hold, drift).await {
+                Attempt::Refused(refused) => refused,
+                Attempt::Done(_) | Attempt::Lost => return,
+            },
+        };
+        self.metrics.refused(refused.code());
+        tracing::info!(hold = %hold.id, reason = refused.code(), "a countersigned call was not run");
+    }
+
+    /// The call of a hold, made again from what is kept of it; `None` while its principal has no credential that is good.
+    async fn unparked(&self, hold: &Hold, who: Option<Identified>) -> Result<Option<Validated>, Drift> {
+        let who = match who.map_or_else(|| self.identity.recall(hold), Ok) {
+            Ok(who) => who,
+            Err(Unauthenticated::Revoked) => return Err(Drift::PrincipalRevoked),
+            Err(_) => return Ok(None),
+        };
+        let kept = match self.ledger.held_arguments(hold) {
+            Ok(kept) => kept.ok_or(Drift::PayloadMissing)?,
+            Err(fault) => {
+                tracing::error!(hold = %hold.id, %fault, "the arguments of a hold cannot be read");
+                return Ok(None);
+            }
+        };
+        let arguments = json::parse(&kept, &Limits::REQUEST).map_err(|_| Drift::PayloadMissing)?;
+        let (Some(id), Some(door)) = (CallId::read(&hold.call), Door::read(&hold.door)) else {
+            return Err(Drift::LedgerDisagrees);
+        };
+        let (name, now) = (hold.tool.clone(), self.clock.now());
+        let received =
+            Received::new(id, now, door, Operation::CallTool, name, arguments, Passage::default(), Link::none());
+        let call = received.authenticate(who).validate(&self.catalog.load_full());
+        call.map(Some).map_err(|_| self.drift(hold).unwrap_or(Drift::ContractChanged))
+    }
+
+    /// The result of a hold that was run, for a call of its principal's.
+    ///
+    /// # Errors
+    /// The refusal, when it ended otherwise or cannot be read.
+    pub fn collected(&self, record: &Record, call: CallId, operation: Operation) -> Result<Option<Reply>, Refused> {
+        match ended_as(&record.hold, &record.phase) {
+            Some(refused) => Err(refused),
+            None => self.ledger.collect(record, call, operation).map_err(Refused::Unavailable),
+        }
+    }
+
+    fn collect(&self, id: &HoldId, caller: &Caller) -> Result<Reply, Refused> {
+        let lost = || Refused::HoldLost("hold_unknown");
+        let record = self.ledger.holds(|book| book.get(id).cloned()).ok_or_else(lost)?;
+        self.collected(&record, caller.id.clone(), caller.operation)?.ok_or_else(lost)
+    }
+
+    /// What an agent is told of a hold.
+    pub fn notice(&self, hold: &Hold, state: &'static str) -> HoldNotice {
+        HoldNotice {
+            hold: hold.id.to_string(),
+            tool: hold.tool.clone(),
+            state,
+            roles: hold.roles(),
+            reason: hold.reason().map(str::to_owned),
+            created: hold.created,
+            approve_by: hold.approve_by,
+            execute_by: hold.execute_by,
+            page: format!("{}/holds/{}", self.console, hold.id),
+        }
+    }
+
+    /// Writes down which holds ran out or drifted, and runs those that wait for nobody. A house does this all the time;
+    /// see [`watch_holds`].
+    pub async fn look_over_holds(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let overdue = self.ledger.holds(|book| book.overdue(now, AT_ONCE));
+        for id in overdue {
+            note(&id, self.ledger.expire(&id).await);
+        }
+        let open: Vec<Record> =
+            self.ledger.holds(|book| book.iter().filter(|record| record.phase.is_open()).cloned().collect());
+        for record in open {
+            let id = &record.hold.id;
+            if let Some(drift) = self.drift(&record.hold) {
+                note(id, self.ledger.void(id, drift).await);
+            } else if record.phase == Phase::Approved && record.hold.runs_alone {
+                self.run_unwaited(id.clone(), None);
+            }
+        }
+    }
+}
+
+fn note(id: &HoldId, written: Result<(), NotChanged>) {
+    match written {
+        // somebody else was first
+        Ok(()) | Err(NotChanged::Rejected(_)) => {}
+        Err(NotChanged::Fault(fault)) => tracing::error!(hold = %id, %fault, "the end of a hold cannot be written"),
+    }
+}
+
+/// Looks after the holds of a house until it stops.
+pub async fn watch_holds(house: Weak<Pipeline>, mut stop: watch::Receiver<bool>) {
+    let Some((mut changes, mut offers)) =
+        house.upgrade().map(|house| (house.ledger.hold_changes(), house.changed.subscribe()))
+    else {
+        return;
+    };
+    let mut looked = None;
+    loop {
+        let Some(here) = house.upgrade() else { return };
+        let looked_at = match looked {
+            Some(at) => at,
+            None => {
+                here.look_over_holds().await;
+                Instant::now()
+            }
+        };
+        let due = here.ledger.holds(Book::next_deadline).map_or(LOOK, |at| {
+            let left = Duration::try_from(at.duration_since(here.clock.now()));
+            left.unwrap_or(Duration::ZERO).max(SOON)
+        });
+        drop(here);
+        let next = (looked_at + LOOK).min(Instant::now() + due).max(looked_at + SOON);
+        looked = None;
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep_until(next) => {}
+            _offers = offers.recv() => {}
+            change = changes.recv() => match change {
+                Ok(change) => {
+                    looked = Some(looked_at);
+                    let Some(here) = house.upgrade() else { return };
+                    let alone = |book: &Book| {
+                        book.get(&change.hold)
+                            .is_some_and(|record| record.phase == Phase::Approved && record.hold.runs_alone)
+                    };
+                    if here.ledger.holds(alone) {
+                        here.run_unwaited(change.hold, None);
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+/// The refusal that a hold which ended without being run comes to.
+pub fn ended_as(hold: &Hold, phase: &Phase) -> Option<Refused> {
+    let id = hold.id.to_string();
+    match phase {
+        Phase::Pending | Phase::Approved | Phase::Spent { .. } => None,
+        Phase::Denied { reason, .. } => Some(Refused::Denied { hold: id, reason: reason.clone() }),
+        Phase::Expired => Some(Refused::HoldExpired { hold: id }),
+        Phase::Cancelled { .. } => Some(Refused::HoldCancelled { hold: id }),
+        Phase::Void(drift) => Some(Refused::HoldVoid { hold: id, code: drift.code() }),
+    }
+}
+
+/// `notifications/progress` of a call that waits: seconds so far.
+fn progress(notice: &HoldNotice, waited: Duration) -> Object {
+    let seconds = i64::try_from(waited.as_secs()).unwrap_or(i64::MAX);
+    Object::new().with("progress", seconds).with("message", notice.sentence())
+}
