@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::RuntimeFlavor, sync::broadcast, task::JoinSet};
 
 use crate::{
+    approver::Approvers,
     call::{Fault, Identified, Operation, Principal, Received, Refused},
     clock::Clock,
     contract::{Advertised, Catalog, Tool, UpstreamName},
@@ -38,6 +39,8 @@ pub struct Pipeline {
     pub grants: ArcSwap<Grants>,
     /// What each principal did in its task.
     pub sessions: Sessions,
+    /// Who countersigns.
+    pub approvers: Approvers,
     /// What happened.
     pub ledger: Ledger,
     /// The tool servers.

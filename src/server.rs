@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    approver::Approvers,
     call::Fault,
     clock::{Clock, Timestamp},
     config::Config,
@@ -231,6 +232,7 @@ impl House {
         let (ledger, recovery) = Ledger::open(&config.data, options, clock.clone())?;
         let identity =
             Identity::open(&config.data, config.endpoint(), config.identity.max_ttl, ledger.clone(), clock.clone())?;
+        let approvers = Approvers::open(&config.data, ledger.clone(), clock.clone())?;
         let session_key = session_key(&config.data)?;
         let metrics = Arc::new(Metrics::default());
         let (notes, arriving) = mpsc::channel(NOTES);
@@ -252,6 +254,7 @@ impl House {
             catalog: ArcSwap::from_pointee(catalog),
             grants: ArcSwap::from_pointee(grants),
             sessions,
+            approvers,
             upstreams: Upstreams::new(&config.upstreams, Arc::clone(&metrics)),
             ledger,
             metrics,

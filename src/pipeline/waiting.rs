@@ -12,6 +12,7 @@ use tokio::{
 
 use super::Pipeline;
 use crate::{
+    approver::{NotDone, Passphrase, Way},
     call::{
         CallId, Caller, Door, HoldNotice, Identified, Link, Notice, Operation, Passage, Principal, Received, Refused,
         Validated,
@@ -19,7 +20,7 @@ use crate::{
     grant::{Basis, Decision, Held},
     hold::{Book, Drift, Hold, HoldId, Phase, Record},
     identity::Unauthenticated,
-    json::{self, Limits, Object},
+    json::{self, Digest, Limits, Object},
     ledger::{NotChanged, Parked, Reply},
 };
 
@@ -226,6 +227,31 @@ impl Pipeline {
             Err(NotChanged::Rejected(_)) => Ok(()),
             done => done,
         }
+    }
+
+    /// An approver countersigns a hold: see [`crate::approver::Approvers::approve`]. What drifted or ran out is found first.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn approve(
+        &self,
+        id: &HoldId,
+        digest: &Digest,
+        approver: &str,
+        passphrase: &Passphrase,
+        way: Way,
+    ) -> Result<Phase, NotDone> {
+        self.refresh_hold(id).await?;
+        self.approvers.approve(id, digest, approver, passphrase, way).await
+    }
+
+    /// An approver who is signed in denies a hold: see [`crate::approver::Approvers::deny`]. What drifted or ran out is found first.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn deny(&self, id: &HoldId, digest: &Digest, approver: &str, reason: &str) -> Result<Phase, NotDone> {
+        self.refresh_hold(id).await?;
+        self.approvers.deny(id, digest, approver, reason).await
     }
 
     /// The hold of that id, if this principal asked for it: one of somebody else's looks like none.

@@ -1,0 +1,264 @@
+//! The approvers of one house: the vault that keeps their keys, and the ledger that says what those keys mean.
+
+use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
+
+use super::{Code, NotEnrolled, NotUnlocked, Passphrase, Sessions, Unlocked, Vault, Way, approver_name};
+use crate::{
+    call::Fault,
+    clock::{Clock, Timestamp},
+    hold::{HoldId, Phase, Rejected},
+    json::Digest,
+    ledger::{Ledger, NotChanged},
+};
+
+/// Roles, or other names, that one approver may have.
+const MOST: usize = 16;
+
+/// Adds approvers, enrols them, and signs for them while they give their passphrase.
+#[derive(Debug)]
+pub struct Approvers {
+    vault: Arc<Vault>,
+    /// Who is signed in.
+    pub sessions: Sessions,
+    ledger: Ledger,
+    clock: Clock,
+}
+
+/// Who vouches for an approver's coming or going.
+#[derive(Clone, Debug)]
+pub struct Vouch {
+    /// An enrolled approver.
+    pub approver: String,
+    /// What unlocks its key.
+    pub passphrase: Passphrase,
+}
+
+/// What adding an approver gave.
+#[derive(Debug)]
+pub struct Added {
+    /// The one-time code to enrol with; none for an approver who is enrolled already.
+    pub code: Option<Code>,
+    /// Until when the code is good.
+    pub expires: Option<Timestamp>,
+}
+
+/// Why an approver's act was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDone {
+    /// What was asked for is malformed: a sentence that says what to write.
+    Malformed(String),
+    /// Nobody by that name with that passphrase: which of the two, is not told.
+    Locked,
+    /// Too many tries.
+    TooMany {
+        /// Seconds until it makes sense to come again.
+        retry_after_s: u64,
+    },
+    /// A rule forbids it.
+    Rejected(Rejected),
+    /// Nobody was enrolled.
+    NotEnrolled(NotEnrolled),
+    /// Ours.
+    Fault(Fault),
+}
+
+impl fmt::Display for NotDone {
+    /// What is wrong and what to do, for the approver.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(why) => f.write_str(why),
+            Self::Locked => f.write_str("the approver or the passphrase is wrong"),
+            Self::TooMany { retry_after_s } => write!(f, "too many tries; wait {retry_after_s} s"),
+            Self::Rejected(rejected) => rejected.fmt(f),
+            Self::NotEnrolled(NotEnrolled::Code) => f.write_str("there is no such code, or it was used"),
+            Self::NotEnrolled(NotEnrolled::Expired) => f.write_str("the code is older than a day; ask for a new one"),
+            Self::NotEnrolled(NotEnrolled::Passphrase(unfit)) => unfit.fmt(f),
+            Self::NotEnrolled(NotEnrolled::TooMany { retry_after_s }) => {
+                write!(f, "others are being served; wait {retry_after_s} s")
+            }
+            Self::NotEnrolled(NotEnrolled::Fault(fault)) | Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotDone {}
+
+impl From<NotChanged> for NotDone {
+    fn from(not: NotChanged) -> Self {
+        match not {
+            NotChanged::Rejected(rejected) => Self::Rejected(rejected),
+            NotChanged::Fault(fault) => Self::Fault(fault),
+        }
+    }
+}
+
+impl From<NotUnlocked> for NotDone {
+    fn from(not: NotUnlocked) -> Self {
+        match not {
+            NotUnlocked::Unknown | NotUnlocked::Wrong => Self::Locked,
+            NotUnlocked::TooMany { retry_after_s } => Self::TooMany { retry_after_s },
+            NotUnlocked::Fault(fault) => Self::Fault(fault),
+        }
+    }
+}
+
+impl From<NotEnrolled> for NotDone {
+    fn from(not: NotEnrolled) -> Self {
+        Self::NotEnrolled(not)
+    }
+}
+
+impl From<Fault> for NotDone {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl Approvers {
+    /// Opens the vault below `data`, and ends what a crash left half done in it.
+    ///
+    /// # Errors
+    /// [`Fault`] when it cannot be read or kept to ourselves.
+    pub fn open(data: &Path, ledger: Ledger, clock: Clock) -> Result<Self, Fault> {
+        let vault = Arc::new(Vault::open(data)?);
+        let known: Vec<(String, Option<[u8; 32]>)> =
+            ledger.holds(|book| book.roster().iter().map(|known| (known.name.clone(), known.key)).collect());
+        vault.reconcile(known.iter().map(|(name, key)| (name.as_str(), *key)))?;
+        Ok(Self { vault, sessions: Sessions::default(), ledger, clock })
+    }
+
+    /// Adds an approver and gives the code to enrol with; changes the roles and names of one who is there. The first
+    /// needs nobody's word; once anybody is enrolled, an enrolled approver has to vouch: one who has the role, where
+    /// anybody enrolled has it.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn add(
+        &self,
+        name: &str,
+        roles: BTreeSet<String>,
+        also: BTreeSet<String>,
+        vouch: Option<Vouch>,
+    ) -> Result<Added, NotDone> {
+        approver_name(name).map_err(|fault| NotDone::Malformed(fault.0))?;
+        if roles.is_empty() || roles.len() > MOST || !roles.iter().all(|role| is_role(role)) {
+            let why =
+                "a role is 1 to 64 letters, digits, `-` and `_`, as `@hold(\"…\")` names it; give 1 to 16 of them";
+            return Err(NotDone::Malformed(why.to_owned()));
+        }
+        let fits = |also: &String| !also.is_empty() && also.len() <= 256 && !also.chars().any(char::is_control);
+        if also.len() > MOST || !also.iter().all(fits) {
+            let why =
+                "another name of the same person is 1 to 256 bytes without control characters; at most 16 of them";
+            return Err(NotDone::Malformed(why.to_owned()));
+        }
+        let by = self.vouched(vouch).await?;
+        self.ledger.add_approver(name, roles, also, by).await?;
+        let enrolled = self.key_of(name).is_some();
+        if enrolled {
+            return Ok(Added { code: None, expires: None });
+        }
+        let now = self.clock.now();
+        let (vault, invited) = (Arc::clone(&self.vault), name.to_owned());
+        let code = apart(move || vault.invite(&invited, now)).await?;
+        Ok(Added { code: Some(code), expires: self.vault.invited(name, now) })
+    }
+
+    /// Takes an approver out: what it countersigned and nobody ran yet counts no more, and its sessions end.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn remove(&self, name: &str, vouch: Option<Vouch>) -> Result<(), NotDone> {
+        let by = self.vouched(vouch).await?;
+        self.ledger.remove_approver(name, by).await?;
+        self.sessions.end_all(name);
+        let (vault, gone) = (Arc::clone(&self.vault), name.to_owned());
+        Ok(apart(move || vault.forget(&gone)).await?)
+    }
+
+    /// Enrols whom the code was given to, with the passphrase that they choose; gives their name.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn enrol(&self, code: &Code, passphrase: &Passphrase) -> Result<String, NotDone> {
+        let prepared = self.vault.prepare(code, passphrase, self.clock.now()).await?;
+        let (name, key) = (prepared.enrolment().name.clone(), prepared.enrolment().key);
+        let vault = Arc::clone(&self.vault);
+        match self.ledger.enrol_approver(&name, key).await {
+            Ok(_seq) => {
+                apart(move || vault.commit(prepared)).await?;
+                Ok(name)
+            }
+            Err(NotChanged::Rejected(rejected)) => {
+                apart(move || vault.abandon(prepared)).await?;
+                Err(NotDone::Rejected(rejected))
+            }
+            // it may be in force: the next start finds out
+            Err(NotChanged::Fault(fault)) => Err(NotDone::Fault(fault)),
+        }
+    }
+
+    /// Whether that is the approver's passphrase.
+    ///
+    /// # Errors
+    /// [`NotDone::Locked`], [`NotDone::TooMany`], [`NotDone::Fault`]
+    pub async fn check(&self, approver: &str, passphrase: &Passphrase) -> Result<(), NotDone> {
+        self.unlock(approver, passphrase, Way::Door).await.map(|_unlocked| ())
+    }
+
+    /// Countersigns a hold: the passphrase unlocks the approver's key for this one act, and what is signed is the hold
+    /// whose digest the approver saw. Gives where the hold stands then.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn approve(
+        &self,
+        hold: &HoldId,
+        digest: &Digest,
+        approver: &str,
+        passphrase: &Passphrase,
+        way: Way,
+    ) -> Result<Phase, NotDone> {
+        let unlocked = self.unlock(approver, passphrase, way).await?;
+        let (statement, at) = self.ledger.statement(hold, digest, approver);
+        let (key, signature) = (unlocked.public_key(), unlocked.sign(&statement));
+        Ok(self.ledger.countersign(hold, digest, approver, &key, at, &signature).await?)
+    }
+
+    /// Denies a hold. Whoever calls this has made sure of who it is that says no.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn deny(&self, hold: &HoldId, digest: &Digest, approver: &str, reason: &str) -> Result<Phase, NotDone> {
+        let told = reason.trim();
+        if told.is_empty() || told.len() > 500 {
+            return Err(NotDone::Malformed("a denial needs a reason of 1 to 500 bytes: the agent is told".to_owned()));
+        }
+        Ok(self.ledger.deny(hold, digest, approver, told).await?)
+    }
+
+    async fn vouched(&self, vouch: Option<Vouch>) -> Result<Option<String>, NotDone> {
+        let Some(Vouch { approver, passphrase }) = vouch else { return Ok(None) };
+        self.unlock(&approver, &passphrase, Way::Door).await?;
+        Ok(Some(approver))
+    }
+
+    async fn unlock(&self, approver: &str, passphrase: &Passphrase, way: Way) -> Result<Unlocked, NotDone> {
+        Ok(self.vault.unlock(approver, self.key_of(approver), passphrase, way, self.clock.now()).await?)
+    }
+
+    fn key_of(&self, approver: &str) -> Option<[u8; 32]> {
+        self.ledger.holds(|book| book.roster().get(approver)?.key)
+    }
+}
+
+fn is_role(role: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !role.is_empty() && role.len() <= 64 && role.bytes().all(fits)
+}
+
+/// Work with files, apart from the async workers.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.unwrap_or_else(|_| Err(Fault("work on the approvers' files was cut short".to_owned())))
+}
