@@ -583,9 +583,14 @@ impl Book {
         self.counts.pending += 1;
         self.deadlines.insert((hold.approve_by, hold.id.clone()));
         self.by_binding.insert(binding, hold.id.clone());
-        let record =
-            Record { hold: Arc::clone(hold), phase: Phase::Pending, votes: Vec::new(), since: now, entries: vec![seq] };
-        self.holds.insert(hold.id.clone(), record);
+        // whoever opens it learns its index only when its entry has a place
+        let mut hold = Arc::clone(hold);
+        if hold.seq != seq {
+            Arc::make_mut(&mut hold).seq = seq;
+        }
+        let id = hold.id.clone();
+        let record = Record { hold, phase: Phase::Pending, votes: Vec::new(), since: now, entries: vec![seq] };
+        self.holds.insert(id, record);
         Ok(())
     }
 
