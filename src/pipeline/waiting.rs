@@ -114,6 +114,8 @@ impl Pipeline {
                 told = true;
             }
             tokio::select! {
+                // a withdrawal is a cancellation too, and has to be seen as what it is
+                biased;
                 changed = phase.changed() => if changed.is_err() {
                     // who tells was not needed by others any more: ask anew
                     phase = self.ledger.watch_hold(&hold.id).ok_or_else(lost)?;
