@@ -1,19 +1,19 @@
 //! The desk behind both transports: a request in, and out a whole response, a call under way, or a stream.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use hyper::{HeaderMap, StatusCode};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     feed::{Feed, Wants},
     headers,
     listing::{self, Pages},
+    meeting::{self, Meeting},
     message::{Method, Notification, Request, RequestId, Response, Told},
     problem::{Problem, VERSIONS},
     render,
@@ -21,12 +21,18 @@ use super::{
     route,
     seal::{Purpose, Seal},
     session::{Bounded, Session},
+    task::{Kept, Reader},
+    tasks::Await,
     under_way::{STREAMS, Ticket, UnderWay},
 };
 use crate::{
-    call::{CallId, ClientSide, Door, Fault, Identified, Link, Notice, Operation, Passage, Principal, Received},
+    call::{
+        CallId, ClientSide, Door, Fault, FromClient, HoldNotice, Identified, Link, Notice, Operation, Passage,
+        Principal, Received, Refused,
+    },
+    hold::HoldId,
     json::{self, Canonical, Digest, Limits, Object, Value},
-    ledger::Reply,
+    ledger::{Body, Reply},
     upstream::Listing,
 };
 
@@ -36,12 +42,22 @@ const NOTICES: usize = 64;
 /// How long a multi round-trip request may be continued, seconds.
 const STATE_LIFE: i64 = 600;
 
+/// The same for one that waits for a person, who may have to be found first.
+const WAIT_LIFE: i64 = 3_600;
+
+/// States of calls that wait which were come back with, as many as are remembered: none serves twice.
+const USED: usize = 65_536;
+
+/// Tasks that one stream may follow.
+const TASKS_FOLLOWED: usize = 64;
+
 /// Resources that one session or stream may follow.
 pub(super) const FOLLOWED: usize = 64;
 
 const INSTRUCTIONS: &str = "Every call is checked against grants before it is carried out. A refused call is a result with \
                             `isError` whose text says what to do; calling again with the same arguments does not help \
-                            unless it says so.";
+                            unless it says so. Some calls wait until a person has countersigned them: calling again \
+                            with the same arguments goes on waiting, asks nobody anew and gives the result once.";
 
 /// What a door's requests share.
 #[derive(Debug)]
@@ -55,6 +71,8 @@ pub(super) struct Desk<R> {
     levels: Mutex<Bounded<usize>>,
     ended: Mutex<Bounded<()>>,
     followed: Mutex<Bounded<BTreeMap<String, Following>>>,
+    used: Mutex<Bounded<()>>,
+    kept: Mutex<Kept>,
     /// Becomes true when the server stops.
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -84,7 +102,12 @@ impl Peer {
         self.session.is_none()
     }
 
-    fn principal(&self) -> &Arc<Principal> {
+    /// Whether it speaks the one revision that had tasks of its own.
+    pub(super) fn has_old_tasks(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.version == meeting::OLD_TASKS)
+    }
+
+    pub(super) fn principal(&self) -> &Arc<Principal> {
         self.who.principal()
     }
 }
@@ -95,6 +118,8 @@ pub(super) enum Answer<R> {
     Whole(Vec<u8>),
     /// A call that is under way.
     Running(Box<Flight<R>>),
+    /// The end of a task that is waited for.
+    Waiting(Box<Await<R>>),
     /// A stream that stays open.
     Open(Box<Feed<R>>),
 }
@@ -104,16 +129,17 @@ impl<R> std::fmt::Debug for Answer<R> {
         f.write_str(match self {
             Self::Whole(_) => "Whole",
             Self::Running(_) => "Running",
+            Self::Waiting(_) => "Waiting",
             Self::Open(_) => "Open",
         })
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn invalid(why: &str) -> Problem {
+pub(super) fn invalid(why: &str) -> Problem {
     Problem::InvalidParams(why.to_owned())
 }
 
@@ -131,6 +157,8 @@ impl<R: Road> Desk<R> {
             levels: Mutex::new(Bounded::new(4_096)),
             ended: Mutex::new(Bounded::new(65_536)),
             followed: Mutex::new(Bounded::new(1_024)),
+            used: Mutex::new(Bounded::new(USED)),
+            kept: Mutex::default(),
             stop,
         })
     }
@@ -173,7 +201,7 @@ impl<R: Road> Desk<R> {
                     headers::repeated(headers, &tool.headers, &arguments)?;
                 }
                 let subject = Subject { name: name.clone(), text: span.map(|span| text.slice(span)) };
-                self.start(peer, id, Operation::CallTool, name, arguments, subject, aside, &mut params)
+                self.start(peer, id, Operation::CallTool, name, arguments, subject, aside, &mut params).await
             }
             Method::ReadResource => {
                 let uri = text_of(&mut params, "uri", 8_192)?;
@@ -181,7 +209,7 @@ impl<R: Road> Desk<R> {
                 let arguments = Object::new().with("uri", uri.as_str());
                 let subject = Subject { name: uri, text: None };
                 let name = upstream.as_str().to_owned();
-                self.start(peer, id, Operation::ReadResource, name, arguments.into(), subject, aside, &mut params)
+                self.start(peer, id, Operation::ReadResource, name, arguments.into(), subject, aside, &mut params).await
             }
             Method::GetPrompt => {
                 let name = text_of(&mut params, "name", 512)?;
@@ -196,21 +224,25 @@ impl<R: Road> Desk<R> {
                 let (upstream, text) = (upstream.to_owned(), span.map(|span| text.slice(span)));
                 let subject = Subject { name, text };
                 self.start(peer, id, Operation::GetPrompt, upstream, arguments.into(), subject, aside, &mut params)
+                    .await
             }
             Method::Complete => {
                 let (upstream, arguments) = self.completion(principal, &mut params).await?;
                 let subject = Subject { name: upstream.clone(), text: None };
-                self.start(peer, id, Operation::Complete, upstream, arguments.into(), subject, aside, &mut params)
+                self.start(peer, id, Operation::Complete, upstream, arguments.into(), subject, aside, &mut params).await
             }
             Method::ListTools => {
-                let page = self.pages.tools(&self.road, principal, &params, modern)?;
+                let page = self.pages.tools(&self.road, principal, &params, modern, peer.has_old_tasks())?;
                 Ok(Answer::Whole(render::result(&id, &page)))
             }
             Method::ListResources => gather(Listing::Resources).await,
             Method::ListTemplates => gather(Listing::Templates).await,
             Method::ListPrompts => gather(Listing::Prompts).await,
             Method::Discover => Ok(Answer::Whole(render::result_of(&id, self.discovered(principal)))),
-            Method::Listen => self.listen(peer, id, &params).await,
+            Method::Listen => self.listen(peer, id, &params, &aside.client.capabilities).await,
+            Method::GetTask | Method::UpdateTask | Method::CancelTask | Method::TaskResult | Method::ListTasks => {
+                self.task(peer, id, method, &aside.client.capabilities, params).await
+            }
             Method::Ping => Ok(Answer::Whole(render::result_of(&id, Object::new()))),
             Method::SetLevel => {
                 let level = params.get("level").and_then(Value::as_str).and_then(level);
@@ -243,7 +275,12 @@ impl<R: Road> Desk<R> {
         match (notification.kind, &peer.scope) {
             (Told::Cancelled, Some(scope)) => {
                 if let Some(id) = notification.params.get("requestId").and_then(RequestId::read) {
-                    self.under_way.cancel(scope, &id);
+                    let reason = notification.params.get("reason").and_then(Value::as_str).unwrap_or_default();
+                    if timed_out(reason) {
+                        self.under_way.leave(scope, &id);
+                    } else {
+                        self.under_way.cancel(scope, &id);
+                    }
                 }
             }
             (Told::Cancelled | Told::Initialized | Told::Progress | Told::RootsChanged, _) => {}
@@ -274,9 +311,15 @@ impl<R: Road> Desk<R> {
             Some(_) => return Err(invalid("`capabilities` has to be an object")),
         };
         let session = Session::new(who.principal(), asked, &capabilities, self.road.now()).map_err(told_fault)?;
+        let mut own = self.capabilities(who.principal());
+        if session.version == meeting::OLD_TASKS {
+            let call = Object::new().with("tools", Object::new().with("call", Object::new()));
+            let tasks = Object::new().with("list", Object::new()).with("cancel", Object::new()).with("requests", call);
+            own.insert("tasks", tasks);
+        }
         let result = Object::new()
             .with("protocolVersion", session.version.as_str())
-            .with("capabilities", self.capabilities(who.principal()))
+            .with("capabilities", own)
             .with("serverInfo", render::server_info())
             .with("instructions", INSTRUCTIONS);
         Ok((session, result))
@@ -304,7 +347,7 @@ impl<R: Road> Desk<R> {
     /// that works again after that still serves nobody but its own principal.
     pub(super) fn end_session(&self, session: &Session) {
         locked(&self.ended).insert(Arc::clone(&session.nonce), ());
-        self.under_way.cancel_all(&session.nonce);
+        self.under_way.leave_all(&session.nonce);
     }
 
     /// The stream of a legacy session (`GET`, or the stdio connection itself).
@@ -313,7 +356,7 @@ impl<R: Road> Desk<R> {
     /// [`Problem::TooManyStreams`], [`Problem::StreamTaken`]
     pub(super) fn session_feed(self: &Arc<Self>, peer: &Peer, session: &Session) -> Result<Feed<R>, Problem> {
         let places = self.places(peer, Some(&session.nonce))?;
-        let wants = Wants { tools: true, prompts: true, resources: true, followed: BTreeMap::new() };
+        let wants = Wants { tools: true, prompts: true, resources: true, ..Wants::default() };
         Ok(Feed::new(Arc::clone(self), peer.clone(), None, wants, places, None, None))
     }
 
@@ -367,8 +410,7 @@ impl<R: Road> Desk<R> {
             capabilities,
             log_level: log_level.and_then(|level| LEVELS.get(level)).map(|&level| level.to_owned()),
             modern: peer.modern(),
-            patience: Duration::ZERO,
-            runs_alone: false,
+            ..ClientSide::default()
         };
         let meta = given.iter().filter(|(name, value)| travels(name, value));
         let meta = meta.map(|(name, value)| (name.to_owned(), value.clone())).collect();
@@ -376,7 +418,7 @@ impl<R: Road> Desk<R> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a call consists of, and there are four callers beside it")]
-    fn start(
+    async fn start(
         self: &Arc<Self>,
         peer: &Peer,
         id: RequestId,
@@ -387,28 +429,49 @@ impl<R: Road> Desk<R> {
         aside: Aside,
         params: &mut Object,
     ) -> Result<Answer<R>, Problem> {
-        let Aside { meta, client, token, log_level } = aside;
+        let Aside { meta, mut client, token, log_level } = aside;
         let now = self.road.now();
-        let (mut input_responses, mut request_state, mut asked) = (None, None, Vec::new());
+        let (mut input_responses, mut request_state, mut rounds) = (None, None, 0);
         if client.modern {
             input_responses = match params.remove("inputResponses") {
                 None => None,
                 Some(given @ Value::Object(_)) => Some(given),
                 Some(_) => return Err(invalid("`inputResponses` has to be an object")),
             };
-            request_state = match params.remove("requestState") {
-                None => None,
+            let opened = match params.remove("requestState") {
+                None => Opened::default(),
                 Some(Value::String(sealed)) => {
                     let digest = subject.digest(peer.principal(), operation);
                     let opened = open_state(&self.seal, &sealed, digest, now.as_second()).ok_or(Problem::BadState)?;
-                    asked = opened.asked;
-                    opened.own
+                    if opened.waits.is_some() {
+                        self.use_up(&sealed)?;
+                    }
+                    opened
                 }
                 Some(_) => return Err(Problem::BadState),
             };
             // an answer to what nobody asked would be an argument that no contract and no grant has seen
-            input_responses = input_responses.and_then(|given| answers(given, &asked));
+            input_responses = input_responses.and_then(|given| answers(given, &opened.asked));
+            request_state = opened.own;
+            if let Some(waits) = opened.waits {
+                rounds = waits.rounds;
+                // it was our question, and nothing of it is for an upstream
+                let declined =
+                    input_responses.take().is_some_and(|given| given.get(render::PAGE).is_some_and(declines));
+                if declined && let Some(refusal) = self.withdrawn(peer, &id, &waits.hold, &client.capabilities).await? {
+                    return Ok(Answer::Whole(refusal));
+                }
+            }
         }
+        let meeting = match &peer.session {
+            None => Meeting::modern(operation, &client.capabilities),
+            Some(session) => {
+                let task = matches!(params.get("task"), Some(Value::Object(_)));
+                Meeting::legacy(operation, &session.version, &client.capabilities, task)
+            }
+        };
+        client.patience = meeting.patience(rounds);
+        client.runs_alone = meeting.runs_alone();
         let call = CallId::new(now).map_err(|_| Problem::Fault)?;
         let capabilities = client.capabilities.clone();
         let (link, notices, cancel) = Link::new(client, NOTICES);
@@ -429,14 +492,56 @@ impl<R: Road> Desk<R> {
             capabilities,
             token,
             log_level,
+            meeting,
+            rounds,
             going,
             notices,
             last: None,
             questions: Vec::new(),
+            page: Page::default(),
             ticket,
             cancelled,
             _cancel: cancel,
         })))
+    }
+
+    /// Takes note that a state was come back with.
+    fn use_up(&self, sealed: &str) -> Result<(), Problem> {
+        let mut used = locked(&self.used);
+        // its first characters are its nonce
+        let nonce = crate::call::cut(sealed, 16);
+        if used.get(nonce).is_some() {
+            return Err(Problem::BadState);
+        }
+        used.insert(nonce.into(), ());
+        Ok(())
+    }
+
+    /// Withdraws a hold whose page its client will not open: the answer of its call. `None` when it was decided already,
+    /// so that there is nothing to withdraw.
+    async fn withdrawn(
+        &self,
+        peer: &Peer,
+        id: &RequestId,
+        hold: &str,
+        capabilities: &Object,
+    ) -> Result<Option<Vec<u8>>, Problem> {
+        let Some(hold) = HoldId::read(hold) else { return Err(Problem::BadState) };
+        let Some(record) = self.road.hold(peer.principal(), &hold) else { return Err(Problem::BadState) };
+        if !record.phase.is_open() || !self.road.withdraw(peer.principal(), &hold).await.map_err(told_fault)? {
+            return Ok(None);
+        }
+        let call = CallId::read(&record.hold.call).ok_or(Problem::Fault)?;
+        let operation = Operation::read(&record.hold.method).ok_or(Problem::Fault)?;
+        let to = render::For { id: Some(id), modern: peer.modern(), capabilities };
+        let body = Body::Refused(Refused::HoldCancelled { hold: hold.to_string() });
+        let never = |_: Option<&str>, _: &[&str]| Err(Fault("a refusal has no state".to_owned()));
+        Ok(Some(render::reply(to, &call, operation, &body, never).1))
+    }
+
+    /// The tasks that calls of 2025-11-25 were, and that no hold is.
+    pub(super) fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        locked(&self.kept)
     }
 
     /// The upstream that completes an argument, and the parameters that it gets.
@@ -472,7 +577,7 @@ impl<R: Road> Desk<R> {
     async fn follow(&self, peer: &Peer, id: &RequestId, uri: String) -> Result<Vec<u8>, Problem> {
         let Some(session) = &peer.session else { return Err(Problem::MethodNotFound) };
         let (reply, following) = self.report(peer, &uri).await?;
-        let to = render::For { id, modern: false, capabilities: &session.capabilities };
+        let to = render::For { id: Some(id), modern: false, capabilities: &session.capabilities };
         let never = |_: Option<&str>, _: &[&str]| Err(Fault("a subscription has no state".to_owned()));
         let (_, response) = render::reply(to, reply.call(), reply.operation(), reply.body(), never);
         let Some(following) = following else { return Ok(response) };
@@ -500,7 +605,13 @@ impl<R: Road> Desk<R> {
         Ok(self.road.follow(received, peer.who.clone()).await)
     }
 
-    async fn listen(self: &Arc<Self>, peer: &Peer, id: RequestId, params: &Object) -> Result<Answer<R>, Problem> {
+    async fn listen(
+        self: &Arc<Self>,
+        peer: &Peer,
+        id: RequestId,
+        params: &Object,
+        capabilities: &Object,
+    ) -> Result<Answer<R>, Problem> {
         let filter = params.get("notifications").and_then(Value::as_object);
         let filter = filter.ok_or_else(|| invalid("`notifications` has to be an object"))?;
         let flag = |name: &str| match filter.get(name) {
@@ -513,6 +624,14 @@ impl<R: Road> Desk<R> {
             Some(Value::Array(uris)) if uris.len() <= FOLLOWED => uris.as_slice(),
             Some(_) => return Err(invalid("`resourceSubscriptions` has to be an array of at most 64 URIs")),
         };
+        let tasks = match filter.get("taskIds") {
+            None => &[],
+            Some(_) if !meeting::declares_tasks(capabilities) => {
+                return Err(Problem::MissingCapability(meeting::tasks_missing()));
+            }
+            Some(Value::Array(ids)) if ids.len() <= TASKS_FOLLOWED => ids.as_slice(),
+            Some(_) => return Err(invalid("`taskIds` has to be an array of at most 64 task ids")),
+        };
         let own = self.capabilities(peer.principal());
         let has = |capability: &str| own.get(capability).is_some();
         let mut wants = Wants {
@@ -520,7 +639,18 @@ impl<R: Road> Desk<R> {
             prompts: flag("promptsListChanged")? && has("prompts"),
             resources: flag("resourcesListChanged")? && has("resources"),
             followed: BTreeMap::new(),
+            held: BTreeSet::new(),
+            capabilities: capabilities.clone(),
         };
+        for id in tasks {
+            let id = id.as_str().ok_or_else(|| invalid("`taskIds` has to be an array of at most 64 task ids"))?;
+            // one that is not there, or another's, is left out of what is acknowledged
+            if let Some(hold) = HoldId::read(id)
+                && self.road.hold(peer.principal(), &hold).is_some()
+            {
+                wants.held.insert(hold);
+            }
+        }
         let places = self.places(peer, None)?;
         for uri in uris {
             let uri =
@@ -547,11 +677,12 @@ impl<R: Road> Desk<R> {
     }
 
     fn discovered(&self, principal: &Principal) -> Object {
+        let extensions = Object::new().with(meeting::TASKS, Object::new());
         let versions: Vec<Value> = VERSIONS.iter().map(|version| Value::from(*version)).collect();
         Object::new()
             .with("resultType", "complete")
             .with("supportedVersions", versions)
-            .with("capabilities", self.capabilities(principal))
+            .with("capabilities", self.capabilities(principal).with("extensions", extensions))
             .with("instructions", INSTRUCTIONS)
             .with("ttlMs", 5_000)
             .with("cacheScope", "private")
@@ -584,7 +715,19 @@ impl<R: Road> Desk<R> {
     }
 }
 
-fn told_fault(fault: Fault) -> Problem {
+/// Whether a client that cancels gave up waiting, which withdraws nothing. What there is to go by is what clients
+/// write: "Request timed out", "timed out after 60s", "request timeout".
+fn timed_out(reason: &str) -> bool {
+    let reason = reason.to_ascii_lowercase();
+    ["timed out", "timeout", "time out", "time-out"].iter().any(|sign| reason.contains(sign))
+}
+
+/// Whether that is an answer to a question of ours which says no.
+fn declines(answer: &Value) -> bool {
+    matches!(answer.get("action").and_then(Value::as_str), Some("decline" | "cancel"))
+}
+
+pub(super) fn told_fault(fault: Fault) -> Problem {
     tracing::error!(%fault, "the agents' door cannot answer");
     Problem::Fault
 }
@@ -616,7 +759,7 @@ fn level(name: &str) -> Option<usize> {
     LEVELS.iter().position(|level| *level == name)
 }
 
-fn text_of(params: &mut Object, name: &str, most: usize) -> Result<String, Problem> {
+pub(super) fn text_of(params: &mut Object, name: &str, most: usize) -> Result<String, Problem> {
     match params.remove(name) {
         Some(Value::String(text)) if text.len() <= most => Ok(text),
         _ => Err(Problem::InvalidParams(format!("`{name}` has to be a string of at most {most} bytes"))),
@@ -652,12 +795,23 @@ impl Subject {
 }
 
 /// What a sealed state holds.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Opened {
     /// The upstream's own state.
     own: Option<String>,
-    /// The names of what it asked for.
+    /// The names of what was asked for.
     asked: Vec<String>,
+    /// What the call waits for, when it is not an upstream.
+    waits: Option<Waits>,
+}
+
+/// A call that waits for a person.
+#[derive(Debug, PartialEq, Eq)]
+struct Waits {
+    /// The hold.
+    hold: String,
+    /// How many legs it waited already.
+    rounds: u32,
 }
 
 /// The answers to what was asked; `None` when there is none.
@@ -671,26 +825,40 @@ fn answers(given: Value, asked: &[String]) -> Option<Value> {
     (!kept.is_empty()).then(|| kept.into())
 }
 
-fn seal_state(seal: &Seal, own: Option<&str>, asked: &[&str], digest: Digest, now: i64) -> Result<String, Fault> {
-    let content = Object::new()
-        .with("s", own.map_or(Value::Null, Value::from))
-        .with("q", asked.iter().map(|name| Value::from(*name)).collect::<Vec<_>>())
+fn seal_state(seal: &Seal, state: &Opened, digest: Digest, now: i64) -> Result<String, Fault> {
+    let life = if state.waits.is_some() { WAIT_LIFE } else { STATE_LIFE };
+    let mut content = Object::new()
+        .with("s", state.own.as_deref().map_or(Value::Null, Value::from))
+        .with("q", state.asked.iter().map(|name| Value::from(name.as_str())).collect::<Vec<_>>())
         .with("d", digest.to_string())
-        .with("e", now.saturating_add(STATE_LIFE));
+        .with("e", now.saturating_add(life));
+    if let Some(waits) = &state.waits {
+        content.insert("h", waits.hold.as_str());
+        content.insert("r", i64::from(waits.rounds));
+    }
     seal.seal(Purpose::State, &Value::Object(content).to_bytes())
 }
 
 /// What is in a sealed state; `None` when it is not ours, over, or of another request.
 fn open_state(seal: &Seal, sealed: &str, digest: Digest, now: i64) -> Option<Opened> {
     let content = json::parse(&seal.open(Purpose::State, sealed)?, &Limits::RESPONSE).ok()?;
-    let ends = content.get("e")?.as_number()?.as_i64()?;
+    let number = |name: &str| content.get(name)?.as_number()?.as_i64();
+    let ends = number("e")?;
     let same = content.get("d")?.as_str()? == digest.to_string();
-    if !same || now >= ends || ends - now > STATE_LIFE {
+    let life = if content.get("h").is_some() { WAIT_LIFE } else { STATE_LIFE };
+    if !same || now >= ends || ends - now > life {
         return None;
     }
     let names = content.get("q")?.as_array()?.iter();
     let asked = names.map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()?;
-    Some(Opened { own: content.get("s")?.as_str().map(str::to_owned), asked })
+    let waits = match content.get("h") {
+        None => None,
+        Some(hold) => {
+            let rounds = u32::try_from(number("r")?).ok()?;
+            Some(Waits { hold: hold.as_str()?.to_owned(), rounds })
+        }
+    };
+    Some(Opened { own: content.get("s")?.as_str().map(str::to_owned), asked, waits })
 }
 
 /// A call under way: its notices, then its reply.
@@ -703,14 +871,53 @@ pub(super) struct Flight<R> {
     capabilities: Object,
     token: Option<RequestId>,
     log_level: Option<usize>,
+    meeting: Meeting,
+    rounds: u32,
     going: Going,
     notices: mpsc::Receiver<Notice>,
     last: Option<(StatusCode, Vec<u8>)>,
     questions: Vec<String>,
+    page: Page,
     ticket: Option<Ticket>,
     cancelled: watch::Receiver<bool>,
     // dropping it cancels: closing the exchange is how a caller of 2026-07-28 cancels on HTTP
     _cancel: Option<watch::Sender<bool>>,
+}
+
+/// A hold's page that a legacy client was asked to open.
+#[derive(Debug, Default)]
+struct Page {
+    /// Where its answer comes.
+    answer: Option<oneshot::Receiver<FromClient>>,
+    /// The hold, while it was asked about and nothing came of it yet.
+    asked: Option<String>,
+    /// The hold, while it is being withdrawn.
+    declined: Option<String>,
+    /// The hold, once it was decided, until the client is told so.
+    over: Option<String>,
+}
+
+impl Page {
+    /// Returns once the client will not open it.
+    async fn declined(&mut self) {
+        let Some(answer) = &mut self.answer else { return std::future::pending().await };
+        let answered = answer.await;
+        self.answer = None;
+        match answered {
+            Ok(FromClient::Result(answer)) if declines(&answer) => self.declined = self.asked.take(),
+            // it was opened, or the client cannot: the call waits as it would without
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// What is under way, and has something to say until it is over.
+pub(super) trait Speaks: Send + 'static {
+    /// What comes next. Not to be called again after [`Step::Last`]. May be dropped while it waits.
+    fn next(&mut self) -> impl Future<Output = Step> + Send;
+
+    /// Whether the client cancelled it.
+    fn is_cancelled(&self) -> bool;
 }
 
 /// What a call under way has to say next.
@@ -718,6 +925,8 @@ pub(super) struct Flight<R> {
 pub(super) enum Step {
     /// A notification, or a question to a legacy client.
     Message(Vec<u8>),
+    /// Nothing yet, and it may take long: whoever waits should see that it goes on.
+    Waits,
     /// The response, and its HTTP status when it comes first. Nothing comes after it.
     Last(StatusCode, Vec<u8>),
 }
@@ -728,32 +937,40 @@ impl<R> std::fmt::Debug for Flight<R> {
     }
 }
 
-impl<R: Road> Flight<R> {
-    /// What comes next. Not to be called again after [`Step::Last`].
-    pub(super) async fn next(&mut self) -> Step {
+impl<R: Road> Speaks for Flight<R> {
+    async fn next(&mut self) -> Step {
         while self.last.is_none() {
-            tokio::select! {
+            if let Some(hold) = self.page.declined.clone() {
+                withdraw(&*self.desk, self.peer.principal(), &hold).await;
+                self.page.declined = None;
+            }
+            let said = tokio::select! {
                 biased;
                 reply = &mut self.going => {
-                    let to = render::For { id: &self.id, modern: self.peer.modern(), capabilities: &self.capabilities };
-                    let seal = |own: Option<&str>, asked: &[&str]| {
-                        let digest = self.subject.digest(self.peer.principal(), self.operation);
-                        seal_state(&self.desk.seal, own, asked, digest, self.desk.road.now().as_second())
-                    };
-                    self.last = Some(render::reply(to, reply.call(), reply.operation(), reply.body(), seal));
-                }
-                Some(notice) = self.notices.recv() => {
-                    if let Some(message) = self.say(notice) {
-                        return Step::Message(message);
+                    if !matches!(reply.body(), Body::Held(_)) {
+                        self.page.over = self.page.asked.take();
                     }
+                    self.last = Some(self.answer(&reply));
+                    continue;
                 }
+                said = self.notices.recv() => said,
+                () = self.page.declined() => continue,
+            };
+            if let Some(step) = said.and_then(|notice| self.say(notice)) {
+                return step;
             }
         }
         // what was said before the reply is told before it
         while let Ok(notice) = self.notices.try_recv() {
-            if let Some(message) = self.say(notice) {
-                return Step::Message(message);
+            if !matches!(notice, Notice::Held(_))
+                && let Some(step) = self.say(notice)
+            {
+                return step;
             }
+        }
+        if let Some(hold) = self.page.over.take() {
+            let params = Object::new().with("elicitationId", hold);
+            return Step::Message(render::notification("notifications/elicitation/complete", params));
         }
         if let Some(ticket) = self.ticket.take() {
             ticket.done();
@@ -767,19 +984,73 @@ impl<R: Road> Flight<R> {
         }
     }
 
-    /// Whether the client cancelled it.
-    pub(super) fn is_cancelled(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         *self.cancelled.borrow()
+    }
+}
+
+impl<R: Road> Flight<R> {
+    /// The response to a reply of the road's.
+    fn answer(&mut self, reply: &Reply) -> (StatusCode, Vec<u8>) {
+        let to = render::For { id: Some(&self.id), modern: self.peer.modern(), capabilities: &self.capabilities };
+        let (desk, now) = (&self.desk, self.desk.road.now());
+        let seal = |state: &Opened| {
+            let digest = self.subject.digest(self.peer.principal(), self.operation);
+            seal_state(&desk.seal, state, digest, now.as_second())
+        };
+        match (reply.body(), self.meeting) {
+            (Body::Held(notice), Meeting::Task | Meeting::OldTask) => {
+                (StatusCode::OK, render::task(to, reply.call(), notice))
+            }
+            (Body::Held(notice), meeting) if meeting.goes_on(self.rounds) => {
+                let ask = meeting == Meeting::Page && self.rounds == 0;
+                let waits = Waits { hold: notice.hold.clone(), rounds: self.rounds + 1 };
+                let asked = if ask { vec![render::PAGE.to_owned()] } else { Vec::new() };
+                match seal(&Opened { own: None, asked, waits: Some(waits) }) {
+                    Ok(state) => (StatusCode::OK, render::round(to, reply.call(), notice, ask, state)),
+                    Err(fault) => {
+                        let problem = told_fault(fault);
+                        (problem.status(true), problem.response(Some(&self.id), true))
+                    }
+                }
+            }
+            (Body::Result { .. } | Body::Error { .. } | Body::Refused(_) | Body::Unknown { .. }, Meeting::OldTask) => {
+                let reader = Reader { modern: false, capabilities: &self.capabilities };
+                let task = desk.kept().keep(self.peer.principal(), reply, now, reader);
+                (StatusCode::OK, render::result_of(&self.id, Object::new().with("task", task.shown_before())))
+            }
+            (body, _) => {
+                let seal = |own: Option<&str>, asked: &[&str]| {
+                    let asked = asked.iter().map(|&name| name.to_owned()).collect();
+                    seal(&Opened { own: own.map(str::to_owned), asked, waits: None })
+                };
+                render::reply(to, reply.call(), reply.operation(), body, seal)
+            }
+        }
+    }
+
+    /// Asks a legacy client to open the page of what its call waits for.
+    fn ask_for_page(&mut self, notice: &HoldNotice) -> Option<Step> {
+        let (answer, told) = oneshot::channel();
+        let question = self.desk.under_way.ask(self.peer.scope.as_ref()?, answer)?;
+        self.questions.push(question.clone());
+        self.page = Page { answer: Some(told), asked: Some(notice.hold.clone()), ..Page::default() };
+        let params = render::page(notice).with("elicitationId", notice.hold.as_str());
+        Some(Step::Message(asking(question, "elicitation/create", params.into())))
     }
 
     /// A notice as the client reads it; `None` when it did not ask for such.
-    fn say(&mut self, notice: Notice) -> Option<Vec<u8>> {
+    fn say(&mut self, notice: Notice) -> Option<Step> {
         match notice {
-            Notice::Held(_) => None,
+            Notice::Held(_) if self.meeting.patience(self.rounds).is_zero() => None,
+            Notice::Held(notice) if self.meeting == Meeting::OldPage && self.page.asked.is_none() => {
+                Some(self.ask_for_page(&notice).unwrap_or(Step::Waits))
+            }
+            Notice::Held(_) => Some(Step::Waits),
             Notice::Progress(mut params) => {
                 let token = json::parse(self.token.as_ref()?.json().as_bytes(), &Limits::REQUEST).ok()?;
                 params.insert("progressToken", token);
-                Some(render::notification("notifications/progress", params))
+                Some(Step::Message(render::notification("notifications/progress", params)))
             }
             Notice::Log(params) => {
                 let least = match self.log_level {
@@ -788,7 +1059,7 @@ impl<R: Road> Flight<R> {
                     None => 0,
                 };
                 let severity = params.get("level").and_then(Value::as_str).and_then(level)?;
-                (severity >= least).then(|| render::notification("notifications/message", params))
+                (severity >= least).then(|| Step::Message(render::notification("notifications/message", params)))
             }
             Notice::Ask { method, params, answer } => {
                 let capability = match method.as_str() {
@@ -801,15 +1072,23 @@ impl<R: Road> Flight<R> {
                 session.capabilities.get(capability)?;
                 let question = self.desk.under_way.ask(self.peer.scope.as_ref()?, answer)?;
                 self.questions.push(question.clone());
-                let whole = Object::new()
-                    .with("jsonrpc", "2.0")
-                    .with("id", question)
-                    .with("method", method)
-                    .with("params", params);
-                Some(Value::Object(whole).to_bytes())
+                Some(Step::Message(asking(question, &method, params)))
             }
         }
     }
+}
+
+async fn withdraw<R: Road>(desk: &Desk<R>, principal: &Principal, hold: &str) {
+    let Some(hold) = HoldId::read(hold) else { return };
+    if let Err(fault) = desk.road.withdraw(principal, &hold).await {
+        tracing::error!(%hold, %fault, "a hold cannot be withdrawn");
+    }
+}
+
+/// A question to a client.
+fn asking(question: String, method: &str, params: Value) -> Vec<u8> {
+    let whole = Object::new().with("jsonrpc", "2.0").with("id", question).with("method", method).with("params", params);
+    Value::Object(whole).to_bytes()
 }
 
 impl<R> Drop for Flight<R> {
@@ -834,8 +1113,9 @@ mod tests {
         let seal = Seal::new(&[3; 32]).unwrap();
         let bot = principal("bot", "c1");
         let digest = subject("a__b", r#"{"x":1,"y":2}"#).digest(&bot, Operation::CallTool);
-        let sealed = seal_state(&seal, Some("own"), &["k"], digest, 1_000).unwrap();
-        let opened = || Some(Opened { own: Some("own".to_owned()), asked: vec!["k".to_owned()] });
+        let state = || Opened { own: Some("own".to_owned()), asked: vec!["k".to_owned()], waits: None };
+        let sealed = seal_state(&seal, &state(), digest, 1_000).unwrap();
+        let opened = || Some(state());
         assert_eq!(open_state(&seal, &sealed, digest, 1_000), opened());
         let again = subject("a__b", r#"{ "y": 2, "x": 1 }"#).digest(&bot, Operation::CallTool);
         assert_eq!(open_state(&seal, &sealed, again, 1_599), opened());
@@ -849,8 +1129,16 @@ mod tests {
             assert_eq!(open_state(&seal, &sealed, other, 1_000), None);
         }
         assert_eq!(open_state(&seal, &format!("{sealed}-TAMPERED"), digest, 1_000), None);
-        let none = seal_state(&seal, None, &[], digest, 1_000).unwrap();
-        assert_eq!(open_state(&seal, &none, digest, 1_000), Some(Opened { own: None, asked: Vec::new() }));
+        let none = seal_state(&seal, &Opened::default(), digest, 1_000).unwrap();
+        assert_eq!(open_state(&seal, &none, digest, 1_000), Some(Opened::default()));
+        let waits = || Opened {
+            waits: Some(Waits { hold: "hold_1".to_owned(), rounds: 7 }),
+            asked: vec![render::PAGE.to_owned()],
+            own: None,
+        };
+        let sealed = seal_state(&seal, &waits(), digest, 1_000).unwrap();
+        assert_eq!(open_state(&seal, &sealed, digest, 4_599), Some(waits()));
+        assert_eq!(open_state(&seal, &sealed, digest, 4_600), None);
     }
 
     #[test]
@@ -859,6 +1147,17 @@ mod tests {
         assert_eq!(answers(given(), &["k".to_owned()]), Some(Object::new().with("k", 1).into()));
         assert_eq!(answers(given(), &[]), None);
         assert_eq!(answers(given(), &["K".to_owned()]), None);
+    }
+
+    #[test]
+    fn giving_up_waiting_is_not_withdrawing() {
+        // as TypeScript, Python and rmcp word it
+        for reason in ["McpError: MCP error -32001: Request timed out", "timed out after 45.0s", "request timeout"] {
+            assert!(timed_out(reason), "{reason}");
+        }
+        for reason in ["", "AbortError: This operation was aborted", "caller cancelled", "enough"] {
+            assert!(!timed_out(reason), "{reason}");
+        }
     }
 
     #[test]

@@ -12,15 +12,16 @@ use super::{
     session::principal,
 };
 use crate::{
-    call::{FromClient, Identified, Notice, Operation, Principal, Received, Refused},
+    call::{CallId, Fault, FromClient, HoldNotice, Identified, Link, Notice, Operation, Principal, Received, Refused},
     clock::{Clock, Timestamp},
     contract::{Tool, UpstreamName},
     grant::Visibility,
+    hold::{Book, Change, Demand, Hold, HoldId, Phase, Record},
     identity::Unauthenticated,
-    json::{Object, Value},
-    ledger::{Body, Reply},
-    pipeline::HouseChange,
-    upstream::{Change, Listing},
+    json::{Digest, Object, Value},
+    ledger::{Body, HoldChange, Reply},
+    pipeline::{HouseChange, ended_as},
+    upstream::{Change as UpstreamChange, Listing},
 };
 
 /// The token that is accepted, `good`, and two that are not: `expired`, `revoked`; `other` is another agent's.
@@ -31,8 +32,13 @@ pub(super) struct Fake {
     pub(super) cancelled: AtomicUsize,
     pub(super) revoked: AtomicBool,
     pub(super) passed: Mutex<Vec<(String, String)>>,
-    pub(super) upstreams: broadcast::Sender<(UpstreamName, Change)>,
+    pub(super) upstreams: broadcast::Sender<(UpstreamName, UpstreamChange)>,
     pub(super) house: broadcast::Sender<HouseChange>,
+    /// What the tool `x__held` holds, one call of each agent at a time.
+    pub(super) book: Mutex<Book>,
+    holds: broadcast::Sender<HoldChange>,
+    /// How patient each call of `x__held` was, seconds, and whether it runs alone.
+    pub(super) waited: Mutex<Vec<(u64, bool)>>,
     clock: Clock,
 }
 
@@ -47,8 +53,148 @@ impl Fake {
             passed: Mutex::default(),
             upstreams: broadcast::channel(16).0,
             house: broadcast::channel(16).0,
+            book: Mutex::default(),
+            holds: broadcast::channel(16).0,
+            waited: Mutex::default(),
             clock: Clock::fixed(Timestamp::from_second(1_000_000).unwrap()),
         })
+    }
+
+    /// Changes the book and tells of it.
+    fn change(&self, hold: &HoldId, change: &Change) {
+        let mut book = self.book.lock().unwrap();
+        let seq = u64::try_from(book.iter().count()).unwrap() + 100;
+        book.apply(change, seq).unwrap();
+        drop(book);
+        let _nobody = self.holds.send(HoldChange { hold: hold.clone(), seq, kind: "hold" });
+    }
+
+    fn at(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The one hold that is open.
+    pub(super) fn open_hold(&self) -> Record {
+        let book = self.book.lock().unwrap();
+        let open: Vec<_> = book.iter().filter(|record| record.phase.is_open()).cloned().collect();
+        assert_eq!(open.len(), 1, "{open:?}");
+        open[0].clone()
+    }
+
+    /// Has `you` countersign what is open.
+    pub(super) fn approve(&self) {
+        let hold = self.open_hold().hold;
+        let (name, key, at) = ("you".to_owned(), [7; 32], self.at());
+        let roles = ["owner".to_owned()].into();
+        if self.book.lock().unwrap().roster().get("you").is_none() {
+            self.change(&hold.id, &Change::ApproverAdded { name: name.clone(), roles, also: [].into(), by: None, at });
+            self.change(&hold.id, &Change::ApproverEnrolled { name: name.clone(), key, at });
+        }
+        let (id, digest) = (hold.id.clone(), hold.digest);
+        self.change(&hold.id, &Change::Approved { hold: id, digest, approver: name, key, at });
+    }
+
+    fn held(&self, principal: &Principal, call: &CallId) -> Record {
+        let book = self.book.lock().unwrap();
+        let own = |record: &&Record| record.hold.agent == principal.agent && record.phase.is_open();
+        if let Some(record) = book.iter().find(own) {
+            return record.clone();
+        }
+        drop(book);
+        let demands =
+            vec![Demand { policy: "p".into(), role: "owner".into(), approvals: 1, expires: 900, reason: None }];
+        let (approve_by, execute_by) = Hold::deadlines(&demands, self.at());
+        let hold = Hold {
+            id: HoldId::new(self.at()).unwrap(),
+            digest: Digest::of(call.as_str().as_bytes()),
+            seq: 0,
+            call: call.to_string(),
+            agent: principal.agent.clone(),
+            issuer: principal.issuer.clone(),
+            user: None,
+            task: None,
+            credential: principal.credential.clone(),
+            door: "http".into(),
+            method: "tools/call".into(),
+            tool: "x__held".into(),
+            upstream: "x".into(),
+            impact: Vec::new(),
+            contract: Digest::of(b"contract"),
+            grants: Digest::of(b"grants"),
+            policies: Vec::new(),
+            demands,
+            // every hold of the fake is for another call: none is the identical one
+            arguments: Digest::of(call.as_str().as_bytes()),
+            created: self.at(),
+            approve_by,
+            execute_by,
+            runs_alone: false,
+            idempotent: false,
+        };
+        let id = hold.id.clone();
+        self.change(&id, &Change::Opened(Arc::new(hold)));
+        self.open_hold()
+    }
+
+    /// Runs what was countersigned.
+    fn spend(&self, record: &Record) {
+        let (hold, call) = (record.hold.id.clone(), record.hold.call.clone());
+        self.calls.fetch_add(100, Ordering::SeqCst);
+        self.change(&hold, &Change::Spent { hold: hold.clone(), call, at: self.at() });
+        let phase = self.book.lock().unwrap().get(&hold).unwrap().phase.clone();
+        let Phase::Spent { intent, .. } = phase else { panic!("{phase:?}") };
+        self.change(&hold, &Change::Settled { intent, outcome: "ok".into() });
+    }
+
+    /// A call that waits, as the pipeline would have it. One whose argument `impatient` is true waits for nothing.
+    async fn wait(&self, principal: &Principal, call: &CallId, arguments: &Value, link: &Link) -> Body {
+        let client = &link.client;
+        self.waited.lock().unwrap().push((client.patience.as_secs(), client.runs_alone));
+        let mut changes = self.holds.subscribe();
+        let id = self.held(principal, call).hold.id.clone();
+        let impatient = arguments.get("impatient") == Some(&Value::Bool(true));
+        loop {
+            let record = self.book.lock().unwrap().get(&id).unwrap().clone();
+            let notice = self.told(&record);
+            match &record.phase {
+                Phase::Approved => self.spend(&record),
+                Phase::Spent { .. } => return done(),
+                phase => {
+                    if let Some(refused) = ended_as(&record.hold, phase) {
+                        return Body::Refused(refused);
+                    }
+                    link.notify(Notice::Held(notice.clone()));
+                    if impatient || client.patience.is_zero() {
+                        return Body::Held(notice);
+                    }
+                    link.notify(Notice::Progress(Object::new().with("progress", 1)));
+                    tokio::select! {
+                        biased;
+                        _changed = changes.recv() => {}
+                        () = link.withdrawn() => {
+                            let by = "agent".to_owned();
+                            self.change(&id, &Change::Cancelled { hold: id.clone(), by, at: self.at() });
+                        }
+                        () = link.cancelled() => return Body::Held(notice),
+                    }
+                }
+            }
+        }
+    }
+
+    fn told(&self, record: &Record) -> HoldNotice {
+        let hold = &record.hold;
+        HoldNotice {
+            hold: hold.id.to_string(),
+            tool: hold.tool.clone(),
+            state: record.phase.word(),
+            roles: hold.roles(),
+            reason: None,
+            created: hold.created,
+            approve_by: hold.approve_by,
+            execute_by: hold.execute_by,
+            page: format!("http://127.0.0.1:7401/holds/{}", hold.id),
+        }
     }
 
     pub(super) fn codes(&self) -> Vec<&'static str> {
@@ -58,6 +204,10 @@ impl Fake {
 
 pub(super) fn upstream(name: &str) -> UpstreamName {
     UpstreamName::new(name).unwrap()
+}
+
+fn done() -> Body {
+    result(Object::new().with("content", Vec::new()).with("structuredContent", Object::new().with("done", true)))
 }
 
 fn result(object: Object) -> Body {
@@ -90,7 +240,7 @@ impl Road for Arc<Fake> {
         r#"{"resource":"http://127.0.0.1:7400/mcp"}"#.to_owned()
     }
 
-    fn handle(&self, received: Received, _who: Identified) -> Going {
+    fn handle(&self, received: Received, who: Identified) -> Going {
         let house = Self::clone(self);
         Box::pin(async move {
             house.calls.fetch_add(1, Ordering::SeqCst);
@@ -118,6 +268,7 @@ impl Road for Arc<Fake> {
                     link.notify(Notice::Log(Object::new().with("level", "info").with("data", "hello")));
                     result(Object::new().with("content", Vec::new()))
                 }
+                "x__held" => house.wait(who.principal(), &call, seen.get("arguments").unwrap(), &link).await,
                 "x__ask" => {
                     let (answer, told) = oneshot::channel();
                     let method = "elicitation/create".to_owned();
@@ -196,7 +347,43 @@ impl Road for Arc<Fake> {
         (Reply::unrecorded(call, operation, result(Object::new())), Some(Following::new(())))
     }
 
-    fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {
+    fn hold(&self, principal: &Principal, id: &HoldId) -> Option<Record> {
+        let record = self.book.lock().unwrap().get(id).cloned()?;
+        (record.hold.agent == principal.agent).then_some(record)
+    }
+
+    fn holds(&self, principal: &Principal) -> Vec<Record> {
+        let book = self.book.lock().unwrap();
+        book.iter().filter(|record| record.hold.agent == principal.agent).cloned().collect()
+    }
+
+    fn came_to(&self, record: &Record) -> Option<Reply> {
+        Some(Reply::unrecorded(CallId::read(&record.hold.call)?, Operation::CallTool, done()))
+    }
+
+    fn notice(&self, record: &Record) -> HoldNotice {
+        self.told(record)
+    }
+
+    fn run(&self, id: HoldId, _who: Identified) {
+        let record = self.book.lock().unwrap().get(&id).unwrap().clone();
+        self.spend(&record);
+    }
+
+    async fn withdraw(&self, principal: &Principal, id: &HoldId) -> Result<bool, Fault> {
+        let open = self.hold(principal, id).is_some_and(|record| record.phase.is_open());
+        if open {
+            let change = Change::Cancelled { hold: id.clone(), by: "agent".to_owned(), at: self.at() };
+            self.change(id, &change);
+        }
+        Ok(open)
+    }
+
+    fn hold_changes(&self) -> broadcast::Receiver<HoldChange> {
+        self.holds.subscribe()
+    }
+
+    fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, UpstreamChange)> {
         self.upstreams.subscribe()
     }
 

@@ -1,7 +1,7 @@
 //! Streams that stay open: `subscriptions/listen`, and what a legacy session is told between its requests.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -19,13 +19,16 @@ use super::{
     message::RequestId,
     render,
     road::{Following, Road},
+    task::Reader,
     under_way::{StreamPlace, Ticket},
 };
 use crate::{
     call::{Operation, Principal},
     contract::UpstreamName,
     grant::Visibility,
+    hold::HoldId,
     json::{self, Digest, Limits, Object, Value},
+    ledger::HoldChange,
     pipeline::HouseChange,
     upstream::Change,
 };
@@ -46,6 +49,10 @@ pub(super) struct Wants {
     pub(super) resources: bool,
     /// `notifications/resources/updated` of these URIs.
     pub(super) followed: BTreeMap<String, Following>,
+    /// `notifications/tasks` of these.
+    pub(super) held: BTreeSet<HoldId>,
+    /// What the client can do.
+    pub(super) capabilities: Object,
 }
 
 /// One open stream. It ends when the server stops, when the credential ends or is revoked, and when it is
@@ -57,6 +64,7 @@ pub(super) struct Feed<R> {
     wants: Wants,
     house: broadcast::Receiver<HouseChange>,
     upstreams: broadcast::Receiver<(UpstreamName, Change)>,
+    holds: broadcast::Receiver<HoldChange>,
     stop: watch::Receiver<bool>,
     cancelled: Option<watch::Receiver<bool>>,
     offered: Digest,
@@ -85,6 +93,7 @@ impl<R: Road> Feed<R> {
         cancelled: Option<watch::Receiver<bool>>,
     ) -> Self {
         let (house, upstreams) = (desk.road.house_changes(), desk.road.upstream_changes());
+        let holds = desk.road.hold_changes();
         let (stop, offered) = (desk.stop.clone(), offered(&desk.road, peer.who.principal()));
         let mut feed = Self {
             desk,
@@ -93,6 +102,7 @@ impl<R: Road> Feed<R> {
             wants,
             house,
             upstreams,
+            holds,
             stop,
             cancelled,
             offered,
@@ -117,8 +127,14 @@ impl<R: Road> Feed<R> {
                 let uris: Vec<Value> = feed.wants.followed.keys().map(|uri| Value::from(uri.as_str())).collect();
                 honoured.insert("resourceSubscriptions", uris);
             }
+            if !feed.wants.held.is_empty() {
+                let ids: Vec<Value> = feed.wants.held.iter().map(|hold| Value::from(hold.as_str())).collect();
+                honoured.insert("taskIds", ids);
+            }
             let params = Object::new().with("notifications", honoured);
             feed.tell("notifications/subscriptions/acknowledged", params);
+            // what happened between the task's beginning and this stream's would not be told otherwise
+            feed.tell_tasks();
         }
         feed
     }
@@ -145,6 +161,7 @@ impl<R: Road> Feed<R> {
                 () = sleep_until(self.recheck) => Woken::Recheck,
                 change = self.house.recv() => Woken::House(change),
                 change = self.upstreams.recv() => Woken::Upstream(change),
+                change = self.holds.recv() => Woken::Hold(change),
             };
             match woken {
                 Woken::Cancelled => self.over = true,
@@ -155,9 +172,20 @@ impl<R: Road> Feed<R> {
                 Woken::House(Ok(HouseChange::Offers) | Err(RecvError::Lagged(_))) => self.offers_changed(),
                 Woken::Upstream(Ok((upstream, change))) => self.upstream_changed(&upstream, &change),
                 Woken::Upstream(Err(RecvError::Lagged(_))) => self.missed(),
-                Woken::Stop | Woken::House(Err(RecvError::Closed)) | Woken::Upstream(Err(RecvError::Closed)) => {
-                    self.end();
+                Woken::Hold(Ok(change)) => {
+                    if self.wants.held.contains(&change.hold) && self.still_welcome() {
+                        self.tell_task(&change.hold);
+                    }
                 }
+                Woken::Hold(Err(RecvError::Lagged(_))) => {
+                    if !self.wants.held.is_empty() && self.still_welcome() {
+                        self.tell_tasks();
+                    }
+                }
+                Woken::Stop
+                | Woken::House(Err(RecvError::Closed))
+                | Woken::Upstream(Err(RecvError::Closed))
+                | Woken::Hold(Err(RecvError::Closed)) => self.end(),
             }
         }
     }
@@ -210,6 +238,20 @@ impl<R: Road> Feed<R> {
         }
         for uri in self.wants.followed.keys().cloned().collect::<Vec<_>>() {
             self.tell("notifications/resources/updated", Object::new().with("uri", uri));
+        }
+    }
+
+    /// Tells where a task stands, as `tasks/get` would.
+    fn tell_task(&mut self, hold: &HoldId) {
+        let reader = Reader { modern: self.peer.modern(), capabilities: &self.wants.capabilities };
+        if let Some(task) = self.desk.held(&self.peer, reader, hold) {
+            self.tell("notifications/tasks", task.shown());
+        }
+    }
+
+    fn tell_tasks(&mut self) {
+        for hold in self.wants.held.clone() {
+            self.tell_task(&hold);
         }
     }
 
@@ -268,6 +310,7 @@ enum Woken {
     Recheck,
     House(Result<HouseChange, RecvError>),
     Upstream(Result<(UpstreamName, Change), RecvError>),
+    Hold(Result<HoldChange, RecvError>),
 }
 
 /// Returns once the switch is on, or whoever held it is gone.

@@ -197,7 +197,7 @@ pub(super) fn modern(header: Option<&str>, meta: Option<&Object>, is_request: bo
 pub(super) const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 
 /// Checks the headers that repeat the method and the name (MCP 2026-07-28, streamable HTTP, "Standard Request
-/// Headers").
+/// Headers"; the tasks extension, "Routing Headers").
 ///
 /// # Errors
 /// [`Problem::HeaderMismatch`]
@@ -208,6 +208,7 @@ pub(super) fn mirrored(headers: &HeaderMap, method: &str, params: &Object) -> Re
     let source = match Method::read(method, true) {
         Some(Method::CallTool | Method::GetPrompt) => "name",
         Some(Method::ReadResource) => "uri",
+        Some(Method::GetTask | Method::UpdateTask | Method::CancelTask) => "taskId",
         _ => return Ok(()),
     };
     let name = only(headers, "mcp-name")?.map(|value| decode("Mcp-Name", value)).transpose()?;
@@ -441,6 +442,12 @@ mod tests {
         let literal = Object::new().with("name", "=?base64?YQ==?=");
         let plain = headers(&[method, ("mcp-name", "=?base64?YQ==?=")]);
         assert!(mirrored(&plain, "tools/call", &literal).is_err(), "a literal sentinel has to be encoded");
+        let task = Object::new().with("taskId", "hold_1");
+        for method in ["tasks/get", "tasks/update", "tasks/cancel"] {
+            let with = |name| headers(&[("mcp-method", method), ("mcp-name", name)]);
+            assert!(mirrored(&with("hold_1"), method, &task).is_ok(), "{method}");
+            assert!(mirrored(&with("hold_2"), method, &task).is_err(), "{method}");
+        }
     }
 
     #[test]

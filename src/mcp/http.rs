@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    desk::{Answer, Desk, Flight, Peer, Step},
+    desk::{Answer, Desk, Peer, Speaks, Step},
     feed::{Feed, told},
     headers::{self, Allowed},
     linger::Lingering,
@@ -343,7 +343,8 @@ impl<R: Road> House<R> {
                 let answer = self.desk.take(&peer, request, &text, given).await.map_err(stopped(modern))?;
                 Ok(match answer {
                     Answer::Whole(response) => json_answer(StatusCode::OK, response),
-                    Answer::Running(flight) => self.fly(flight).await,
+                    Answer::Running(flight) => self.speak(flight).await,
+                    Answer::Waiting(task) => self.speak(task).await,
                     Answer::Open(feed) => event_stream(feed_events(feed, self.settings.keep_alive)),
                 })
             }
@@ -422,12 +423,14 @@ impl<R: Road> House<R> {
         })
     }
 
-    /// Waits for what comes first: the reply makes a JSON answer, a notice begins an event stream.
-    async fn fly(&self, mut flight: Box<Flight<R>>) -> Out {
-        match flight.next().await {
-            Step::Last(status, response) => json_answer(status, response),
-            Step::Message(first) => event_stream(flight_events(flight, first, self.settings.keep_alive)),
-        }
+    /// Waits for what comes first: the reply makes a JSON answer, a notice or a long wait begins an event stream.
+    async fn speak(&self, mut speaker: Box<impl Speaks>) -> Out {
+        let first = match speaker.next().await {
+            Step::Last(status, response) => return json_answer(status, response),
+            Step::Message(first) => event(&first),
+            Step::Waits => Frame::data(Bytes::from_static(COMMENT)),
+        };
+        event_stream(spoken(speaker, first, self.settings.keep_alive))
     }
 
     /// `GET`: the stream of a legacy session.
@@ -504,20 +507,16 @@ fn event(message: &[u8]) -> Frame<Bytes> {
 
 const COMMENT: &[u8] = b":\n\n";
 
-/// The rest of a call, as events. The body owns the call: it needs no task of its own.
-fn flight_events<R: Road>(
-    flight: Box<Flight<R>>,
-    first: Vec<u8>,
-    keep_alive: Duration,
-) -> UnsyncBoxBody<Bytes, Infallible> {
-    let events = futures_util::stream::unfold((Some(flight), Some(first)), move |(flight, first)| async move {
-        let mut flight = flight?;
+/// The rest of what is under way, as events. The body owns it: it needs no task of its own.
+fn spoken(speaker: Box<impl Speaks>, first: Frame<Bytes>, keep_alive: Duration) -> UnsyncBoxBody<Bytes, Infallible> {
+    let events = futures_util::stream::unfold((Some(speaker), Some(first)), move |(speaker, first)| async move {
+        let mut speaker = speaker?;
         if let Some(first) = first {
-            return Some((Ok(event(&first)), (Some(flight), None)));
+            return Some((Ok(first), (Some(speaker), None)));
         }
-        match timeout(keep_alive, flight.next()).await {
-            Err(_) => Some((Ok(Frame::data(Bytes::from_static(COMMENT))), (Some(flight), None))),
-            Ok(Step::Message(message)) => Some((Ok(event(&message)), (Some(flight), None))),
+        match timeout(keep_alive, speaker.next()).await {
+            Err(_) | Ok(Step::Waits) => Some((Ok(Frame::data(Bytes::from_static(COMMENT))), (Some(speaker), None))),
+            Ok(Step::Message(message)) => Some((Ok(event(&message)), (Some(speaker), None))),
             Ok(Step::Last(_, response)) => Some((Ok(event(&response)), (None, None))),
         }
     });

@@ -43,6 +43,7 @@ pub(super) struct Pages {
 struct Key {
     principal: Arc<Principal>,
     modern: bool,
+    tasks: bool,
     from: usize,
 }
 
@@ -55,7 +56,8 @@ struct Page {
 
 impl Pages {
     /// A page of `tools/list`: the tools that some grant could let the principal call, by name, each as it was
-    /// advertised under the name that it has here, with `_meta["countersign/grant"]`.
+    /// advertised under the name that it has here, with `_meta["countersign/grant"]`. `tasks` is whether the client's
+    /// revision has tasks of its own: there every call may be one, since it is we who keep it.
     ///
     /// # Errors
     /// [`Problem::InvalidParams`] for a cursor that is none.
@@ -65,10 +67,11 @@ impl Pages {
         principal: &Arc<Principal>,
         params: &Object,
         modern: bool,
+        tasks: bool,
     ) -> Result<Bytes, Problem> {
         let from = cursor(params, b't')?;
         let (edition, now) = (road.edition(), road.now());
-        let key = Key { principal: Arc::clone(principal), modern, from };
+        let key = Key { principal: Arc::clone(principal), modern, tasks, from };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(page) = kept.get(&key) {
             let age = now.as_millisecond() - page.made.as_millisecond();
@@ -88,6 +91,10 @@ impl Pages {
             };
             meta.insert("countersign/grant", grant);
             definition.insert("_meta", meta);
+            if tasks {
+                let execution = definition.get("execution").and_then(Value::as_object).cloned().unwrap_or_default();
+                definition.insert("execution", execution.with("taskSupport", "optional"));
+            }
             Value::Object(definition)
         };
         let text = page("tools", offers.len(), from, b't', modern, |range| {
@@ -153,7 +160,11 @@ pub(super) async fn everything(
     join_all(reached).await.into_iter().flatten().collect()
 }
 
-fn page(
+/// One page of a list.
+///
+/// # Errors
+/// [`Problem::InvalidParams`] for a place behind the end.
+pub(super) fn page(
     member: &str,
     length: usize,
     from: usize,
@@ -183,7 +194,7 @@ fn page(
 }
 
 /// The place that `params.cursor` names: an opaque text that holds for one kind of list.
-fn cursor(params: &Object, kind: u8) -> Result<usize, Problem> {
+pub(super) fn cursor(params: &Object, kind: u8) -> Result<usize, Problem> {
     let bad = || Problem::InvalidParams("`cursor` is not one that was given here; list from the beginning".to_owned());
     let Some(cursor) = params.get("cursor") else { return Ok(0) };
     let bytes = cursor.as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or_else(bad)?;

@@ -121,6 +121,7 @@ const PARAMS: &[&str] = &[
     "requestId",
     "requestState",
     "task",
+    "taskId",
     "uri",
 ];
 
@@ -244,6 +245,16 @@ pub enum Method {
     GetPrompt,
     /// `completion/complete`
     Complete,
+    /// `tasks/get`, of the tasks extension and of 2025-11-25
+    GetTask,
+    /// `tasks/update`, of the tasks extension
+    UpdateTask,
+    /// `tasks/cancel`, of the tasks extension and of 2025-11-25
+    CancelTask,
+    /// `tasks/result`, 2025-11-25
+    TaskResult,
+    /// `tasks/list`, 2025-11-25
+    ListTasks,
 }
 
 impl Method {
@@ -265,6 +276,11 @@ impl Method {
             "prompts/list" => Self::ListPrompts,
             "prompts/get" => Self::GetPrompt,
             "completion/complete" => Self::Complete,
+            "tasks/get" => Self::GetTask,
+            "tasks/update" if modern => Self::UpdateTask,
+            "tasks/cancel" => Self::CancelTask,
+            "tasks/result" if !modern => Self::TaskResult,
+            "tasks/list" if !modern => Self::ListTasks,
             _ => return None,
         };
         Some(method)
@@ -364,7 +380,10 @@ mod tests {
         for name in ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"] {
             assert_eq!(Method::read(name, true), None, "{name}");
         }
-        for name in ["server/discover", "subscriptions/listen", "Tools/call", "tools/call ", "tasks/get"] {
+        for name in ["tasks/result", "tasks/list", "tasks", "Tasks/get"] {
+            assert_eq!(Method::read(name, true), None, "{name}");
+        }
+        for name in ["server/discover", "subscriptions/listen", "Tools/call", "tools/call ", "tasks/update"] {
             assert_eq!(Method::read(name, false), None, "{name}");
         }
     }

@@ -21,6 +21,7 @@ mod headers;
 pub mod http;
 mod linger;
 mod listing;
+mod meeting;
 pub mod message;
 pub mod problem;
 mod render;
@@ -29,6 +30,8 @@ mod route;
 mod seal;
 mod session;
 pub mod stdio;
+mod task;
+mod tasks;
 mod under_way;
 
 #[cfg(test)]

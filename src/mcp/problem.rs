@@ -51,8 +51,12 @@ pub enum Problem {
     InvalidParams(String),
     /// The sealed state of a multi round-trip request is not one that was given for this request.
     BadState,
-    /// What an upstream wants to ask needs capabilities that the client did not declare.
+    /// What is asked for needs capabilities that the client did not declare.
     MissingCapability(Object),
+    /// There is no such task, or it is another's: which, is not told.
+    UnknownTask,
+    /// The task has ended already.
+    TaskEnded,
     /// No reachable upstream has that resource.
     ResourceNotFound(String),
     /// More than one reachable upstream has that resource.
@@ -94,6 +98,8 @@ impl Problem {
             Self::InvalidParams(_) => "invalid_params",
             Self::BadState => "bad_request_state",
             Self::MissingCapability(_) => "missing_capability",
+            Self::UnknownTask => "unknown_task",
+            Self::TaskEnded => "task_ended",
             Self::ResourceNotFound(_) => "resource_not_found",
             Self::AmbiguousResource => "ambiguous_resource",
             Self::UnknownAnswer => "unknown_answer",
@@ -114,7 +120,12 @@ impl Problem {
             Self::UnsupportedVersion(_) => -32022,
             Self::MethodNotFound => -32601,
             Self::ResourceNotFound(_) if !modern => -32002,
-            Self::InvalidParams(_) | Self::BadState | Self::ResourceNotFound(_) | Self::AmbiguousResource => -32602,
+            Self::InvalidParams(_)
+            | Self::BadState
+            | Self::UnknownTask
+            | Self::TaskEnded
+            | Self::ResourceNotFound(_)
+            | Self::AmbiguousResource => -32602,
             Self::Busy | Self::TooManyStreams | Self::StreamTaken | Self::Fault => -32603,
             _ => -32600,
         }
@@ -137,7 +148,7 @@ impl Problem {
             Self::MethodNotFound if modern => StatusCode::NOT_FOUND,
             Self::MethodNotFound => StatusCode::OK,
             Self::InvalidParams(_) | Self::BadState if !modern => StatusCode::OK,
-            Self::ResourceNotFound(_) | Self::AmbiguousResource => StatusCode::OK,
+            Self::ResourceNotFound(_) | Self::AmbiguousResource | Self::UnknownTask | Self::TaskEnded => StatusCode::OK,
             Self::Fault => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -212,7 +223,11 @@ impl std::fmt::Display for Problem {
             Self::MethodNotFound => f.write_str("method not found"),
             Self::InvalidParams(why) => write!(f, "invalid params: {why}"),
             Self::BadState => f.write_str("invalid params: `requestState` is not valid for this request; start again"),
-            Self::MissingCapability(_) => f.write_str("the client did not declare a capability that this call needs"),
+            Self::MissingCapability(_) => {
+                f.write_str("the client did not declare a capability that this request needs")
+            }
+            Self::UnknownTask => f.write_str("invalid params: there is no such task"),
+            Self::TaskEnded => f.write_str("invalid params: the task has ended already"),
             Self::ResourceNotFound(_) => f.write_str("resource not found"),
             Self::AmbiguousResource => f.write_str("more than one tool server has a resource of that name"),
             Self::UnknownAnswer => f.write_str("invalid request: nothing was asked under this id"),

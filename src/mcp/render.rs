@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 
-use super::{message::RequestId, problem::Problem, session::carried};
+use super::{message::RequestId, problem::Problem, session::carried, task::Task};
 use crate::{
     call::{CallId, HoldNotice, Operation, Refused},
     json::{Object, Value},
@@ -11,12 +11,17 @@ use crate::{
 
 /// The JSON-RPC response whose `result` is this text.
 pub(super) fn result(id: &RequestId, text: &[u8]) -> Vec<u8> {
-    member(id, b",\"result\":", &[text])
+    member(Some(id), "result", &[text])
 }
 
 /// The JSON-RPC response whose `result` is this object.
 pub(super) fn result_of(id: &RequestId, result_object: Object) -> Vec<u8> {
     result(id, &Value::Object(result_object).to_bytes())
+}
+
+/// The JSON-RPC response whose `error` is this object.
+pub(super) fn error_of(id: &RequestId, error: &Value) -> Vec<u8> {
+    member(Some(id), "error", &[&error.to_bytes()])
 }
 
 /// A notification.
@@ -26,12 +31,20 @@ pub(super) fn notification(method: &str, params: Object) -> Vec<u8> {
     Value::Object(whole).to_bytes()
 }
 
-fn member(id: &RequestId, name: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+fn member(id: Option<&RequestId>, name: &str, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut out = Vec::with_capacity(length + id.json().len() + 48);
-    out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
-    out.extend_from_slice(id.json().as_bytes());
-    out.extend_from_slice(name);
+    let mut out = Vec::with_capacity(length + id.map_or(0, |id| id.json().len()) + 48);
+    match id {
+        Some(id) => {
+            out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+            out.extend_from_slice(id.json().as_bytes());
+            out.push(b',');
+        }
+        None => out.push(b'{'),
+    }
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
     for part in parts {
         out.extend_from_slice(part);
     }
@@ -47,8 +60,9 @@ pub(super) fn server_info() -> Object {
 /// What a reply is rendered for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct For<'r> {
-    /// The request's id.
-    pub(super) id: &'r RequestId,
+    /// The request's id. Without one the answer is an object with nothing but its `result` or `error`, as a task
+    /// carries it.
+    pub(super) id: Option<&'r RequestId>,
     /// Whether the caller speaks 2026-07-28.
     pub(super) modern: bool,
     /// What its client can do.
@@ -74,15 +88,15 @@ pub(super) fn reply(
             said => (StatusCode::OK, complete(to, operation, tree, text, said.is_some())),
         },
         Body::Error { tree, text } => error(to, tree, text),
-        Body::Held(notice) => (StatusCode::OK, held(to, call, operation, notice)),
         Body::Refused(refused) => (StatusCode::OK, refusal(to, call, operation, refused)),
+        Body::Held(notice) => (StatusCode::OK, held(to, call, operation, notice)),
         Body::Unknown { why } => (StatusCode::OK, unknown(to, call, operation, why)),
     }
 }
 
 fn complete(to: For<'_>, operation: Operation, tree: &Value, text: &[u8], typed: bool) -> Vec<u8> {
     if !to.modern {
-        return result(to.id, text);
+        return member(to.id, "result", &[text]);
     }
     let mut head = Vec::with_capacity(80);
     head.push(b'{');
@@ -98,13 +112,13 @@ fn complete(to: For<'_>, operation: Operation, tree: &Value, text: &[u8], typed:
         }
     }
     match (tree.as_object(), text.strip_prefix(b"{")) {
-        (Some(object), Some(rest)) if !object.is_empty() => member(to.id, b",\"result\":", &[&head, rest]),
+        (Some(object), Some(rest)) if !object.is_empty() => member(to.id, "result", &[&head, rest]),
         (Some(_), _) => {
             head.pop_if(|last| *last == b',');
             head.push(b'}');
-            result(to.id, &head)
+            member(to.id, "result", &[&head])
         }
-        _ => result(to.id, text),
+        _ => member(to.id, "result", &[text]),
     }
 }
 
@@ -137,7 +151,7 @@ fn input_required(
     }
     if !missing.is_empty() {
         let problem = Problem::MissingCapability(missing);
-        return (problem.status(true), problem.response(Some(to.id), true));
+        return (problem.status(true), problem.response(to.id, true));
     }
     let Value::Object(mut changed) = tree.clone() else {
         return (StatusCode::OK, unknown(to, call, operation, "bad_answer"));
@@ -145,9 +159,9 @@ fn input_required(
     let names: Vec<&str> = asked.into_iter().flat_map(Object::iter).map(|(name, _)| name).collect();
     match seal(tree.get("requestState").and_then(Value::as_str), &names) {
         Ok(state) => changed.insert("requestState", state),
-        Err(_) => return (StatusCode::INTERNAL_SERVER_ERROR, Problem::Fault.response(Some(to.id), true)),
+        Err(_) => return (StatusCode::INTERNAL_SERVER_ERROR, Problem::Fault.response(to.id, true)),
     }
-    (StatusCode::OK, result_of(to.id, changed))
+    (StatusCode::OK, ours(to, changed))
 }
 
 /// An upstream's error keeps its code, save one that the caller's revision forbids.
@@ -156,10 +170,10 @@ fn error(to: For<'_>, tree: &Value, text: &[u8]) -> (StatusCode, Vec<u8>) {
     if to.modern && code == Some(-32002) {
         let changed = tree.as_object().cloned().unwrap_or_default().with("code", -32602);
         let text = Value::Object(changed).to_bytes();
-        return (StatusCode::OK, member(to.id, b",\"error\":", &[&text]));
+        return (StatusCode::OK, member(to.id, "error", &[&text]));
     }
     let status = if to.modern && code == Some(-32021) { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-    (status, member(to.id, b",\"error\":", &[text]))
+    (status, member(to.id, "error", &[text]))
 }
 
 /// A refusal. What a tool call was refused for is a result that a model can act on; that there is no such tool, and
@@ -192,22 +206,69 @@ fn refusal(to: For<'_>, call: &CallId, operation: Operation, refused: &Refused) 
     rpc_error(to.id, code, &format!("{refused} ({call})"), decision)
 }
 
-/// The call waits for a person.
+/// A call that waits for a person, to a client that can be told in no other way than by an answer.
 fn held(to: For<'_>, call: &CallId, operation: Operation, notice: &HoldNotice) -> Vec<u8> {
-    let decision = Object::new()
+    let text = format!("{}. Nothing was done yet; its page is {} ({call})", notice.sentence(), notice.page);
+    match operation {
+        Operation::CallTool => tool_error(to, &text, held_decision(call, notice)),
+        _ => rpc_error(to.id, -32603, &text, held_decision(call, notice)),
+    }
+}
+
+/// The decision of a call that waits.
+fn held_decision(call: &CallId, notice: &HoldNotice) -> Object {
+    Object::new()
         .with("outcome", "held")
         .with("reason", "approval_required")
         .with("call", call.as_str())
-        .with("hold", notice.hold.as_str());
-    let text = format!(
-        "this call waits for a person to countersign it ({}, until {:.0}); call again with the same arguments to go on \
-         waiting and to get its result: that is harmless and asks nobody twice",
-        notice.hold, notice.approve_by
-    );
-    match operation {
-        Operation::CallTool => tool_error(to, &text, decision),
-        _ => rpc_error(to.id, -32603, &text, decision),
+        .with("hold", notice.hold.as_str())
+        .with("retryAfterMs", RETRY_MS)
+}
+
+/// A task, to the client whose call it is.
+pub(super) fn task(to: For<'_>, call: &CallId, notice: &HoldNotice) -> Vec<u8> {
+    let task = Task::waiting(notice);
+    let meta = Object::new().with("countersign/decision", held_decision(call, notice));
+    let object = if to.modern {
+        let task = task.shown().with("resultType", "task");
+        task.with("_meta", meta.with("io.modelcontextprotocol/serverInfo", server_info()))
+    } else {
+        let told = "the call waits for a person; its task tells when it was decided";
+        let meta = meta.with("io.modelcontextprotocol/model-immediate-response", told);
+        Object::new().with("task", task.shown_before()).with("_meta", meta)
+    };
+    ours(to, object)
+}
+
+/// A state to come back with while the call waits; `ask` asks for the hold's page to be opened.
+pub(super) fn round(to: For<'_>, call: &CallId, notice: &HoldNotice, ask: bool, state: String) -> Vec<u8> {
+    let mut object = Object::new().with("resultType", "input_required");
+    if ask {
+        let request = Object::new().with("method", "elicitation/create").with("params", page(notice));
+        object.insert("inputRequests", Object::new().with(PAGE, request));
     }
+    let meta = Object::new()
+        .with("countersign/decision", held_decision(call, notice))
+        .with("io.modelcontextprotocol/serverInfo", server_info());
+    ours(to, object.with("requestState", state).with("_meta", meta))
+}
+
+/// The name that a hold's page is asked for under.
+pub(super) const PAGE: &str = "countersign";
+
+/// The parameters of the question whether to open a hold's page.
+pub(super) fn page(notice: &HoldNotice) -> Object {
+    let message =
+        format!("{}. The page shows what would be done; whoever may decide signs in there", notice.sentence());
+    Object::new().with("mode", "url").with("url", notice.page.as_str()).with("message", message)
+}
+
+/// When to come back to a call that waits, milliseconds: calling again waits by itself.
+const RETRY_MS: i64 = 1_000;
+
+/// A result of our own.
+fn ours(to: For<'_>, object: Object) -> Vec<u8> {
+    member(to.id, "result", &[&Value::Object(object).to_bytes()])
 }
 
 /// The call left and nobody knows how it ended.
@@ -242,12 +303,12 @@ fn tool_error(to: For<'_>, text: &str, decision: Object) -> Vec<u8> {
         object.insert("resultType", "complete");
         meta.insert("io.modelcontextprotocol/serverInfo", server_info());
     }
-    result_of(to.id, object.with("content", vec![content.into()]).with("isError", true).with("_meta", meta))
+    ours(to, object.with("content", vec![content.into()]).with("isError", true).with("_meta", meta))
 }
 
-fn rpc_error(id: &RequestId, code: i64, message: &str, data: Object) -> Vec<u8> {
+fn rpc_error(id: Option<&RequestId>, code: i64, message: &str, data: Object) -> Vec<u8> {
     let error = Object::new().with("code", code).with("message", message).with("data", data);
-    member(id, b",\"error\":", &[&Value::Object(error).to_bytes()])
+    member(id, "error", &[&Value::Object(error).to_bytes()])
 }
 
 #[cfg(test)]
@@ -266,7 +327,7 @@ mod tests {
     fn render(modern: bool, operation: Operation, body: &Body) -> (u16, String) {
         let id = RequestId::read(&Value::from(7)).unwrap();
         let capabilities = Object::new().with("elicitation", Object::new());
-        let to = For { id: &id, modern, capabilities: &capabilities };
+        let to = For { id: Some(&id), modern, capabilities: &capabilities };
         let call = CallId::new(Timestamp::UNIX_EPOCH).unwrap();
         let (status, bytes) =
             reply(to, &call, operation, body, |own, asked| Ok(format!("sealed:{own:?} {}", asked.join(","))));

@@ -5,13 +5,14 @@ use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc};
 use tokio::sync::broadcast;
 
 use crate::{
-    call::{Identified, Operation, Principal, Received},
+    call::{CallId, Fault, HoldNotice, Identified, Operation, Principal, Received},
     clock::Timestamp,
     contract::{Tool, UpstreamName},
     grant::Visibility,
+    hold::{HoldId, Phase, Record},
     identity::Unauthenticated,
     json::Value,
-    ledger::{Event, Reply},
+    ledger::{Event, HoldChange, NotChanged, Reply},
     pipeline::{HouseChange, Pipeline},
     upstream::{Change, Listing},
 };
@@ -121,6 +122,31 @@ pub trait Road: Send + Sync + 'static {
     /// upstream reports changes.
     fn follow(&self, received: Received, who: Identified) -> impl Future<Output = (Reply, Option<Following>)> + Send;
 
+    /// A hold that this principal's agent asked for, for the same user in the same task. One that is not there and one
+    /// of somebody else's look alike.
+    fn hold(&self, principal: &Principal, id: &HoldId) -> Option<Record>;
+
+    /// Every such hold that is known, in no order.
+    fn holds(&self, principal: &Principal) -> Vec<Record>;
+
+    /// What the run of a hold came to; `None` while that is not known, or cannot be read.
+    fn came_to(&self, record: &Record) -> Option<Reply>;
+
+    /// What is told of a hold while it waits.
+    fn notice(&self, record: &Record) -> HoldNotice;
+
+    /// Has a hold run that was countersigned, on behalf of its principal, without anybody waiting for it.
+    fn run(&self, id: HoldId, who: Identified);
+
+    /// Withdraws a hold in the name of the agent that asked for it; false when it has ended or is not this principal's.
+    ///
+    /// # Errors
+    /// [`Fault`] when that cannot be recorded.
+    fn withdraw(&self, principal: &Principal, id: &HoldId) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Changes of holds, from now on.
+    fn hold_changes(&self) -> broadcast::Receiver<HoldChange>;
+
     /// Changes that upstreams tell of, from now on.
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)>;
 
@@ -200,6 +226,48 @@ impl Road for Arc<Pipeline> {
     async fn follow(&self, received: Received, who: Identified) -> (Reply, Option<Following>) {
         let (reply, subscription) = Pipeline::follow(self, received, who).await;
         (reply, subscription.map(Following::new))
+    }
+
+    fn hold(&self, principal: &Principal, id: &HoldId) -> Option<Record> {
+        self.hold_of(principal, id.as_str())
+    }
+
+    fn holds(&self, principal: &Principal) -> Vec<Record> {
+        let Principal { issuer, agent, user, task, .. } = principal;
+        let own = |record: &&Record| record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref());
+        self.ledger.holds(|book| book.iter().filter(own).cloned().collect())
+    }
+
+    fn came_to(&self, record: &Record) -> Option<Reply> {
+        let Phase::Spent { call, .. } = &record.phase else { return None };
+        let operation = Operation::read(&record.hold.method)?;
+        match self.collected(record, CallId::read(call)?, operation) {
+            Ok(reply) => reply,
+            Err(refused) => {
+                tracing::error!(hold = %record.hold.id, reason = refused.code(), "the result of a hold cannot be read");
+                None
+            }
+        }
+    }
+
+    fn notice(&self, record: &Record) -> HoldNotice {
+        Pipeline::notice(self, &record.hold, record.phase.word())
+    }
+
+    fn run(&self, id: HoldId, who: Identified) {
+        self.run_unwaited(id, Some(who));
+    }
+
+    async fn withdraw(&self, principal: &Principal, id: &HoldId) -> Result<bool, Fault> {
+        match Pipeline::withdraw(self, principal, id.as_str()).await {
+            Some(Ok(())) => Ok(true),
+            None | Some(Err(NotChanged::Rejected(_))) => Ok(false),
+            Some(Err(NotChanged::Fault(fault))) => Err(fault),
+        }
+    }
+
+    fn hold_changes(&self) -> broadcast::Receiver<HoldChange> {
+        self.ledger.hold_changes()
     }
 
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)> {

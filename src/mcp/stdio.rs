@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    desk::{Answer, Desk, Peer, Step},
+    desk::{Answer, Desk, Peer, Speaks, Step},
     feed::{Feed, told},
     headers::VERSION_KEY,
     message::{self, Message, Misread, Request, RequestId},
@@ -76,7 +76,7 @@ where
     let finished = async { while work.join_next().await.is_some() {} };
     if timeout(drain, finished).await.is_err() {
         tracing::warn!("requests under way did not finish in time");
-        desk.under_way.cancel_all(&scope);
+        desk.under_way.leave_all(&scope);
         work.shutdown().await;
     }
     drop(lines);
@@ -211,23 +211,11 @@ impl<R: Road> Channel<R> {
             Answer::Open(feed) => {
                 self.work.spawn(pump(feed, self.lines.clone()));
             }
-            Answer::Running(mut flight) => {
-                let lines = self.lines.clone();
-                self.work.spawn(async move {
-                    loop {
-                        let (line, last) = match flight.next().await {
-                            Step::Message(line) => (line, false),
-                            Step::Last(_, line) => (line, true),
-                        };
-                        // a cancelled request is not spoken of again
-                        if !flight.is_cancelled() && lines.send(line).await.is_err() {
-                            return;
-                        }
-                        if last {
-                            return;
-                        }
-                    }
-                });
+            Answer::Running(flight) => {
+                self.work.spawn(speak(flight, self.lines.clone()));
+            }
+            Answer::Waiting(task) => {
+                self.work.spawn(speak(task, self.lines.clone()));
             }
         }
         Ok(())
@@ -268,6 +256,23 @@ impl<R: Road> Channel<R> {
     async fn send(&self, line: Vec<u8>) {
         // when the output is gone the next read ends the channel
         let _gone = self.lines.send(line).await;
+    }
+}
+
+async fn speak(mut speaker: Box<impl Speaks>, lines: mpsc::Sender<Vec<u8>>) {
+    loop {
+        let (line, last) = match speaker.next().await {
+            Step::Message(line) => (line, false),
+            Step::Last(_, line) => (line, true),
+            Step::Waits => continue,
+        };
+        // a cancelled request is not spoken of again
+        if !speaker.is_cancelled() && lines.send(line).await.is_err() {
+            return;
+        }
+        if last {
+            return;
+        }
     }
 }
 

@@ -197,6 +197,8 @@ impl Client {
     }
 }
 
+mod holds;
+
 fn call(id: i64, name: &str, rest: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{name}"{rest}}}}}"#)
 }

@@ -110,11 +110,20 @@ impl UnderWay {
         }
     }
 
-    /// Cancels every request of that session.
-    pub(super) fn cancel_all(&self, scope: &Arc<str>) {
-        for (key, cancel) in &locked(&self.requests).entries {
+    /// Takes note that nobody waits for a request of that session any more, which is less than cancelling it: what
+    /// waits for a person goes on waiting.
+    pub(super) fn leave(&self, scope: &Arc<str>, id: &RequestId) {
+        if let Some(cancel) = locked(&self.requests).entries.get_mut(&(Arc::clone(scope), id.clone())) {
+            // dropping the switch tells so
+            *cancel = watch::channel(false).0;
+        }
+    }
+
+    /// Takes note that nobody waits for the requests of that session any more.
+    pub(super) fn leave_all(&self, scope: &Arc<str>) {
+        for (key, cancel) in &mut locked(&self.requests).entries {
             if key.0 == *scope {
-                cancel.send_replace(true);
+                *cancel = watch::channel(false).0;
             }
         }
     }
@@ -234,6 +243,12 @@ mod tests {
         assert!(!*running.borrow());
         under_way.cancel(&one, &id(1));
         assert!(*running.borrow());
+        let (cancel, running) = watch::channel(false);
+        let _ticket = under_way.enter(&one, &id(3), cancel).unwrap();
+        under_way.leave(&other, &id(3));
+        assert!(running.has_changed().is_ok());
+        under_way.leave(&one, &id(3));
+        assert!(running.has_changed().is_err() && !*running.borrow(), "left, and not cancelled");
     }
 
     #[test]

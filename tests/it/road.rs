@@ -343,8 +343,12 @@ fn what_a_person_has_to_countersign_is_held_and_reaches_no_tool_server() {
                   @id(\"free\")\npermit (principal == Agent::\"tester\", action == Action::\"up__bare\", resource);\n";
     let house = House::open(&http_upstream("up", &upstream.url(), ""), grants);
     let token = house.token("tester", &[]);
+    // a client that follows tasks is answered at once
+    let tasks = r#""io.modelcontextprotocol/clientCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#;
     let held = |arguments: &str| {
-        let answer = house.call(&token, "up__write", arguments);
+        let call = Request::call("up__write", arguments);
+        let call = call.edit(r#""io.modelcontextprotocol/clientCapabilities":{}"#, tasks);
+        let answer = call.send(house.mcp, Some(&token));
         let decision = answer.response().pointer("/result/_meta/countersign~1decision").cloned();
         decision
             .and_then(|decision| decision["hold"].as_str().map(str::to_owned))
