@@ -671,9 +671,10 @@ impl Book {
         self.may_deny(id, digest, approver, now)?;
         let record = self.open_record(id)?;
         let person = self.roster.get(approver).ok_or(Rejected::UnknownApprover)?;
+        // a countersignature that counts no more is in nobody's way
         let same = |vote: &Vote| {
-            vote.approver == approver
-                || self.roster.get(&vote.approver).is_some_and(|other| person.is_same_person(other))
+            let other = self.roster.get(&vote.approver).filter(|other| other.key == Some(vote.key));
+            other.is_some_and(|other| other.is_same_person(person))
         };
         if record.votes.iter().any(same) { Err(Rejected::Twice) } else { Ok(()) }
     }

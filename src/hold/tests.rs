@@ -1,1 +1,415 @@
-//! t
+//! The state machine against a model of it, and what no change may do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::Timestamp;
+
+const START: i64 = 1_790_000_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(START + second).unwrap()
+}
+
+fn demand(role: &str, approvals: u8, expires: u64) -> Demand {
+    Demand { policy: format!("needs-{role}").as_str().into(), role: role.to_owned(), approvals, expires, reason: None }
+}
+
+fn hold(number: u8, demands: Vec<Demand>, created: Timestamp) -> Arc<Hold> {
+    let (approve_by, execute_by) = Hold::deadlines(&demands, created);
+    Arc::new(Hold {
+        id: HoldId::read(&format!("hold_{number:026}")).unwrap(),
+        digest: Digest([number; 32]),
+        seq: u64::from(number),
+        call: format!("call_{number}"),
+        agent: "clerk".to_owned(),
+        issuer: "countersign".to_owned(),
+        user: Some("Ana".to_owned()),
+        task: None,
+        credential: "tok_1".to_owned(),
+        door: "http".to_owned(),
+        method: "tools/call".to_owned(),
+        tool: "bank__pay".to_owned(),
+        upstream: "bank".to_owned(),
+        impact: vec!["spend".to_owned()],
+        contract: Digest([1; 32]),
+        grants: Digest([2; 32]),
+        policies: vec!["needs".into()],
+        demands,
+        arguments: Digest([number; 32]),
+        created,
+        approve_by,
+        execute_by,
+        runs_alone: false,
+        idempotent: false,
+    })
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// A book with approvers as `(name, roles, other names)`, each enrolled with a key of its own.
+fn book(people: &[(&str, &[&str], &[&str])]) -> Book {
+    let mut book = Book::default();
+    for (number, (name, roles, also)) in people.iter().enumerate() {
+        let by = None;
+        let added =
+            Change::ApproverAdded { name: (*name).to_owned(), roles: set(roles), also: set(also), by, at: at(0) };
+        book.apply(&added, 0).unwrap();
+        let _ = number;
+    }
+    for (number, (name, ..)) in people.iter().enumerate() {
+        book.apply(&Change::ApproverEnrolled { name: (*name).to_owned(), key: key(number), at: at(0) }, 0).unwrap();
+    }
+    book
+}
+
+fn key(number: usize) -> [u8; 32] {
+    [u8::try_from(number + 10).unwrap(); 32]
+}
+
+fn vote(hold: &Hold, approver: &str, number: usize, when: i64) -> Change {
+    let (id, digest, approver) = (hold.id.clone(), hold.digest, approver.to_owned());
+    Change::Approved { hold: id, digest, approver, key: key(number), at: at(when) }
+}
+
+fn spend(hold: &Hold, when: i64) -> Change {
+    Change::Spent { hold: hold.id.clone(), call: "call_x".to_owned(), at: at(when) }
+}
+
+fn phase(book: &Book, hold: &Hold) -> &'static str {
+    book.get(&hold.id).unwrap().phase.word()
+}
+
+#[test]
+fn one_countersignature_of_the_role_is_spent_once() {
+    let mut book = book(&[("ann", &["owner"], &[]), ("bob", &["oncall"], &[])]);
+    let hold = hold(1, vec![demand("owner", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    assert_eq!(book.apply(&spend(&hold, 2), 6), Err(Rejected::NotApproved));
+    assert_eq!(book.apply(&vote(&hold, "bob", 1, 2), 6), Err(Rejected::WrongRole));
+    assert_eq!(book.apply(&vote(&hold, "eve", 1, 2), 6), Err(Rejected::UnknownApprover));
+    assert_eq!(book.apply(&vote(&hold, "ann", 1, 2), 6), Err(Rejected::OtherKey));
+    book.apply(&vote(&hold, "ann", 0, 2), 6).unwrap();
+    assert_eq!(phase(&book, &hold), "approved");
+    book.apply(&spend(&hold, 3), 7).unwrap();
+    assert!(matches!(book.apply(&spend(&hold, 3), 9), Err(Rejected::Ended(Phase::Spent { intent: 8, .. }))));
+    book.apply(&Change::Settled { intent: 8, outcome: "ok".to_owned() }, 9).unwrap();
+    let Phase::Spent { outcome, .. } = &book.get(&hold.id).unwrap().phase else { panic!() };
+    assert_eq!(outcome, &Some((9, "ok".to_owned())));
+    assert_eq!(book.apply(&Change::Settled { intent: 8, outcome: "ok".to_owned() }, 10), Err(Rejected::UnknownHold));
+}
+
+#[test]
+fn who_asks_and_the_user_it_asks_for_cannot_countersign_under_any_of_their_names() {
+    let people: &[(&str, &[&str], &[&str])] = &[
+        ("CLERK", &["owner"], &[]),
+        ("ana", &["owner"], &[]),
+        ("boss", &["owner"], &["aNA"]),
+        ("eve", &["owner"], &[]),
+    ];
+    let mut book = book(people);
+    let hold = hold(1, vec![demand("owner", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    for (number, (name, ..)) in people.iter().enumerate().take(3) {
+        assert_eq!(book.apply(&vote(&hold, name, number, 2), 6), Err(Rejected::Requester), "{name}");
+        assert_eq!(book.may_deny(&hold.id, &hold.digest, name, at(2)), Err(Rejected::Requester), "{name}");
+    }
+    book.apply(&vote(&hold, "eve", 3, 2), 6).unwrap();
+    assert_eq!(phase(&book, &hold), "approved");
+}
+
+#[test]
+fn several_people_means_different_people() {
+    let mut book = book(&[
+        ("ann", &["oncall"], &["ann@work"]),
+        ("ann2", &["oncall"], &["ann@work"]),
+        ("bob", &["oncall"], &[]),
+        ("fin", &["finance"], &[]),
+    ]);
+    let hold = hold(1, vec![demand("oncall", 2, 900), demand("finance", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    book.apply(&vote(&hold, "ann", 0, 2), 6).unwrap();
+    assert_eq!(book.apply(&vote(&hold, "ann", 0, 2), 7), Err(Rejected::Twice));
+    assert_eq!(book.apply(&vote(&hold, "ann2", 1, 2), 7), Err(Rejected::Twice), "a second account of the same person");
+    book.apply(&vote(&hold, "fin", 3, 2), 7).unwrap();
+    assert_eq!(phase(&book, &hold), "pending");
+    let progress = book.progress(book.get(&hold.id).unwrap());
+    assert_eq!(progress, [("oncall".to_owned(), 1, 2), ("finance".to_owned(), 1, 1)]);
+    book.apply(&vote(&hold, "bob", 2, 2), 8).unwrap();
+    assert_eq!(phase(&book, &hold), "approved");
+}
+
+#[test]
+fn a_removed_approver_counts_no_more_and_neither_does_their_successor_of_the_same_name() {
+    let mut book = book(&[("ann", &["owner"], &[]), ("bob", &["owner"], &[])]);
+    let hold = hold(1, vec![demand("owner", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    book.apply(&vote(&hold, "ann", 0, 2), 6).unwrap();
+    let (name, by) = ("ann".to_owned(), Some("bob".to_owned()));
+    book.apply(&Change::ApproverRemoved { name: name.clone(), by: by.clone(), at: at(3) }, 7).unwrap();
+    assert!(book.lost_quorum(&hold.id));
+    assert_eq!(book.apply(&spend(&hold, 4), 8), Err(Rejected::NotApproved));
+    let added = Change::ApproverAdded { name: name.clone(), roles: set(&["owner"]), also: set(&[]), by, at: at(4) };
+    book.apply(&added, 8).unwrap();
+    book.apply(&Change::ApproverEnrolled { name, key: key(7), at: at(5) }, 9).unwrap();
+    assert_eq!(book.apply(&spend(&hold, 6), 10), Err(Rejected::NotApproved), "another key's countersignature");
+    let last = Change::ApproverRemoved { name: "bob".to_owned(), by: Some("ann".to_owned()), at: at(6) };
+    book.apply(&last, 10).unwrap();
+    let last = Change::ApproverRemoved { name: "ann".to_owned(), by: Some("ann".to_owned()), at: at(6) };
+    assert_eq!(book.apply(&last, 11), Err(Rejected::LastApprover));
+}
+
+#[test]
+fn nobody_appoints_themselves_once_somebody_is_enrolled() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    let add = |name: &str, roles: &[&str], by: Option<&str>| Change::ApproverAdded {
+        name: name.to_owned(),
+        roles: set(roles),
+        also: set(&[]),
+        by: by.map(str::to_owned),
+        at: at(1),
+    };
+    assert_eq!(book.apply(&add("eve", &["owner"], None), 1), Err(Rejected::NotAppointed));
+    assert_eq!(book.apply(&add("eve", &["owner"], Some("eve")), 1), Err(Rejected::NotAppointed));
+    book.apply(&add("fin", &["finance"], Some("ann")), 1).unwrap();
+    book.apply(&Change::ApproverEnrolled { name: "fin".to_owned(), key: key(1), at: at(1) }, 2).unwrap();
+    assert_eq!(book.apply(&add("eve", &["owner"], Some("fin")), 3), Err(Rejected::NotAppointed), "a role that ann has");
+    assert_eq!(book.apply(&add("fin", &["finance", "owner"], Some("fin")), 3), Err(Rejected::NotAppointed));
+    assert_eq!(
+        book.apply(&add("ann", &["finance"], Some("fin")), 3),
+        Err(Rejected::NotAppointed),
+        "taking a role away"
+    );
+    book.apply(&add("eve", &["owner"], Some("ann")), 3).unwrap();
+    assert_eq!(book.apply(&add("EVE", &["owner"], Some("ann")), 4), Err(Rejected::NameTaken));
+    let enrolled = Change::ApproverEnrolled { name: "ann".to_owned(), key: key(9), at: at(1) };
+    assert_eq!(book.apply(&enrolled, 4), Err(Rejected::NameTaken), "an enrolled key is not replaced");
+}
+
+#[test]
+fn a_clock_that_goes_back_revives_nothing() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    let (first, second) =
+        (hold(1, vec![demand("owner", 1, 60)], at(1)), hold(2, vec![demand("owner", 1, 60)], at(100)));
+    book.apply(&Change::Opened(Arc::clone(&first)), 1).unwrap();
+    book.apply(&Change::Opened(Arc::clone(&second)), 2).unwrap();
+    assert_eq!(book.apply(&vote(&first, "ann", 0, 5), 3), Err(Rejected::TooLate), "the book has seen second 100");
+    book.apply(&Change::Expired { hold: first.id.clone(), at: at(5) }, 3).unwrap();
+    assert_eq!(phase(&book, &first), "expired");
+}
+
+#[test]
+fn the_identical_call_meets_its_hold_and_an_agent_cannot_bury_an_approver() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    let first = hold(1, vec![demand("owner", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&first)), 1).unwrap();
+    let again = Hold { id: HoldId::read(&format!("hold_{:026}", 99)).unwrap(), ..Hold::clone(&first) };
+    assert_eq!(book.apply(&Change::Opened(Arc::new(again.clone())), 2), Err(Rejected::Known(first.id.clone())));
+    let drifted = Hold { grants: Digest([9; 32]), ..again.clone() };
+    let rejected = Rejected::Drifted(first.id.clone(), Drift::PolicyChanged);
+    assert_eq!(book.apply(&Change::Opened(Arc::new(drifted)), 2), Err(rejected));
+    for number in 2..=20 {
+        book.apply(&Change::Opened(hold(number, vec![demand("owner", 1, 900)], at(1))), u64::from(number)).unwrap();
+    }
+    let more = hold(21, vec![demand("owner", 1, 900)], at(1));
+    assert_eq!(book.apply(&Change::Opened(Arc::clone(&more)), 21), Err(Rejected::TooMany));
+    let denied = |hold: &Hold| Change::Denied {
+        hold: hold.id.clone(),
+        digest: hold.digest,
+        approver: "ann".to_owned(),
+        reason: "no".to_owned(),
+        at: at(2),
+    };
+    book.apply(&denied(&first), 21).unwrap();
+    book.apply(&Change::Opened(more), 22).unwrap();
+    let meets = |book: &Book, when| book.identical(first.binding(), at(when)).map(|record| record.phase.word());
+    assert_eq!((meets(&book, 900), meets(&book, 901)), (Some("denied"), None), "sticky until it would have expired");
+}
+
+#[test]
+fn a_result_is_collected_for_a_while_and_a_call_that_was_never_sent_is_not() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    for (number, outcome, meets) in
+        [(1, "ok", true), (2, "tool_error", true), (3, "unknown", true), (4, NOT_SENT, false)]
+    {
+        let hold = hold(number, vec![demand("owner", 1, 900)], at(1));
+        let seq = u64::from(number) * 10;
+        book.apply(&Change::Opened(Arc::clone(&hold)), seq).unwrap();
+        book.apply(&vote(&hold, "ann", 0, 2), seq + 1).unwrap();
+        book.apply(&spend(&hold, 3), seq + 2).unwrap();
+        assert!(book.identical(hold.binding(), at(5_000)).is_some(), "while it runs");
+        book.apply(&Change::Settled { intent: seq + 3, outcome: outcome.to_owned() }, seq + 4).unwrap();
+        assert_eq!(book.identical(hold.binding(), at(3 + 599)).is_some(), meets, "{outcome}");
+        assert!(book.identical(hold.binding(), at(3 + 600)).is_none());
+    }
+}
+
+#[test]
+fn what_ended_is_forgotten_but_for_the_newest_and_what_calls_can_still_meet() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    for number in 0..3_000_u64 {
+        let one = Hold {
+            id: HoldId::read(&format!("hold_{number:026}")).unwrap(),
+            arguments: Digest::of(&number.to_be_bytes()),
+            ..Hold::clone(&hold(1, vec![demand("owner", 1, 900)], at(1)))
+        };
+        let id = one.id.clone();
+        book.apply(&Change::Opened(Arc::new(one)), number).unwrap();
+        book.apply(&Change::Cancelled { hold: id, by: "agent".to_owned(), at: at(1) }, number).unwrap();
+    }
+    assert!(book.iter().count() < 2_001, "{}", book.iter().count());
+    assert_eq!(book.counts(), Counts::default());
+}
+
+/// What can be done in the property below: by people, by number, or by time.
+#[derive(Clone, Debug)]
+enum Act {
+    Vote(usize, bool),
+    Deny(usize),
+    Cancel,
+    Void,
+    Expire,
+    Spend,
+    Wait(i64),
+    Remove(usize),
+    Return(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        6 => (0..5_usize, prop::bool::weighted(0.9)).prop_map(|(who, right)| Act::Vote(who, right)),
+        1 => (0..5_usize).prop_map(Act::Deny),
+        1 => Just(Act::Cancel),
+        1 => Just(Act::Void),
+        2 => Just(Act::Expire),
+        4 => Just(Act::Spend),
+        3 => (0..200_i64).prop_map(Act::Wait),
+        1 => (0..5_usize).prop_map(Act::Remove),
+        1 => (0..5_usize).prop_map(Act::Return),
+    ];
+    prop::collection::vec(act, 1..60)
+}
+
+/// The people of the property: two roles, one double account (1 and 2), one requester (4). The last one, 5, is never
+/// removed.
+const PEOPLE: [(&str, &[&str], &[&str]); 6] = [
+    ("p0", &["owner"], &[]),
+    ("p1", &["owner", "oncall"], &["same"]),
+    ("p2", &["oncall"], &["SAME"]),
+    ("p3", &["oncall"], &[]),
+    ("ana", &["owner", "oncall"], &[]),
+    ("p5", &["owner", "oncall", "admin"], &[]),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_book_does_what_the_rules_say(owners in 0..3_u8, oncall in 0..3_u8, acts in acts()) {
+        let mut demands = Vec::new();
+        for (role, approvals) in [("owner", owners), ("oncall", oncall)] {
+            if approvals > 0 {
+                demands.push(demand(role, approvals, 300));
+            }
+        }
+        prop_assume!(!demands.is_empty());
+        let mut book = book(&PEOPLE);
+        let hold = hold(1, demands.clone(), at(0));
+        book.apply(&Change::Opened(Arc::clone(&hold)), 1).unwrap();
+
+        // the model: everything that was ever said, judged from the start each time
+        let mut now = 0_i64;
+        let mut living: BTreeMap<usize, usize> = (0..6).map(|who| (who, who)).collect();
+        let mut votes: Vec<(usize, usize)> = Vec::new();
+        let mut reached = false;
+        let mut ended: Option<&str> = None;
+        let mut next_key = 20;
+        let mut runs = 0;
+        let person = |who: usize| if who == 2 { 1 } else { who };
+        for (turn, act) in acts.iter().enumerate() {
+            let seq = 100 + 10 * turn as u64;
+            let has = |who: usize, role: &str| PEOPLE[who].1.contains(&role);
+            let quorum = |votes: &[(usize, usize)], living: &BTreeMap<usize, usize>| demands.iter().all(|demand| {
+                let people: BTreeSet<usize> = votes
+                    .iter()
+                    .filter(|(who, key)| living.get(who) == Some(key) && has(*who, &demand.role))
+                    .map(|(who, _)| person(*who))
+                    .collect();
+                people.len() >= usize::from(demand.approvals)
+            });
+            let in_time = now < if reached { 600 } else { 300 };
+            let eligible = |who: usize, living: &BTreeMap<usize, usize>| {
+                who != 4 && living.contains_key(&who) && demands.iter().any(|demand| has(who, &demand.role))
+            };
+            match act {
+                Act::Wait(seconds) => now += seconds,
+                Act::Vote(who, right) => {
+                    let signed = living.get(who).copied().unwrap_or(0);
+                    let digest = if *right { hold.digest } else { Digest([0; 32]) };
+                    let (id, approver) = (hold.id.clone(), PEOPLE[*who].0.to_owned());
+                    let change = Change::Approved { hold: id, digest, approver, key: key(signed), at: at(now) };
+                    let twice = votes.iter().any(|(other, key)| {
+                        living.get(other) == Some(key) && person(*other) == person(*who)
+                    });
+                    let fine = ended.is_none() && in_time && *right && eligible(*who, &living) && !twice;
+                    prop_assert_eq!(book.apply(&change, seq).is_ok(), fine, "{:?} at {}", act, now);
+                    if fine {
+                        votes.push((*who, signed));
+                        reached |= quorum(&votes, &living);
+                    }
+                }
+                Act::Deny(who) => {
+                    let (id, approver) = (hold.id.clone(), PEOPLE[*who].0.to_owned());
+                    let change = Change::Denied { hold: id, digest: hold.digest, approver, reason: "no".to_owned(), at: at(now) };
+                    let fine = ended.is_none() && in_time && eligible(*who, &living);
+                    prop_assert_eq!(book.apply(&change, seq).is_ok(), fine, "{:?} at {}", act, now);
+                    if fine { ended = Some("denied"); }
+                }
+                Act::Cancel | Act::Void => {
+                    let (change, word) = if matches!(act, Act::Cancel) {
+                        (Change::Cancelled { hold: hold.id.clone(), by: "agent".to_owned(), at: at(now) }, "cancelled")
+                    } else {
+                        (Change::Void { hold: hold.id.clone(), why: Drift::PolicyChanged, at: at(now) }, "void")
+                    };
+                    prop_assert_eq!(book.apply(&change, seq).is_ok(), ended.is_none());
+                    ended = ended.or(Some(word));
+                }
+                Act::Expire => {
+                    let change = Change::Expired { hold: hold.id.clone(), at: at(now) };
+                    let fine = ended.is_none() && !in_time;
+                    prop_assert_eq!(book.apply(&change, seq).is_ok(), fine);
+                    if fine { ended = Some("expired"); }
+                }
+                Act::Spend => {
+                    let fine = ended.is_none() && reached && in_time && quorum(&votes, &living);
+                    prop_assert_eq!(book.apply(&spend(&hold, now), seq).is_ok(), fine, "at {}", now);
+                    if fine { ended = Some("spent"); runs += 1; }
+                }
+                Act::Remove(who) => {
+                    let change = Change::ApproverRemoved { name: PEOPLE[*who].0.to_owned(), by: Some("p5".to_owned()), at: at(now) };
+                    prop_assert_eq!(book.apply(&change, seq).is_ok(), living.remove(who).is_some());
+                }
+                Act::Return(who) => {
+                    let (name, roles, also) = PEOPLE[*who];
+                    let added = Change::ApproverAdded {
+                        name: name.to_owned(), roles: set(roles), also: set(also), by: Some("p5".to_owned()), at: at(now),
+                    };
+                    book.apply(&added, seq).unwrap();
+                    let enrolled = Change::ApproverEnrolled { name: name.to_owned(), key: key(next_key), at: at(now) };
+                    let fine = !living.contains_key(who);
+                    prop_assert_eq!(book.apply(&enrolled, seq + 1).is_ok(), fine);
+                    if fine { living.insert(*who, next_key); next_key += 1; }
+                }
+            }
+            let word = ended.unwrap_or(if reached { "approved" } else { "pending" });
+            prop_assert_eq!(phase(&book, &hold), word);
+            let open = book.counts().pending + book.counts().approved;
+            prop_assert_eq!(open, usize::from(ended.is_none()));
+        }
+        prop_assert!(runs <= 1);
+    }
+}

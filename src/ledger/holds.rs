@@ -840,7 +840,7 @@ impl Ledger {
         phase.ok_or(NotChanged::Rejected(Rejected::UnknownHold))
     }
 
-    async fn make(&self, change: Change) -> Result<u64, NotChanged> {
+    pub(super) async fn make(&self, change: Change) -> Result<u64, NotChanged> {
         let mut item = Item::new(plain(&change)?, Effect::None);
         item.change = Some(change);
         self.inner.committer.change(item).await

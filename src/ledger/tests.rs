@@ -1,5 +1,6 @@
 //! The ledger as a whole; its parts are tested in the files below.
 
+mod holds;
 mod meaning;
 mod notes;
 mod road;
@@ -11,7 +12,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::*;
 use crate::{
-    call::{CallId, Door, Identified, Link, Operation, Passage, Principal, Received},
+    call::{CallId, Door, Identified, Link, Operation, Passage, Principal, Received, Validated},
     clock::Timestamp,
     contract::{Catalog, UpstreamName, file::Contract},
     grant::{Decision, Grants, Sessions, Source},
@@ -40,6 +41,11 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new() -> Self {
+        Self::granting(r#"@id("all") permit (principal, action, resource);"#)
+    }
+
+    /// The same under other grants.
+    pub(super) fn granting(text: &str) -> Self {
         let contract = |upstream: &str, tool: &str, hints: &str| {
             let definition = format!(
                 r#"{{"name":"{tool}","annotations":{hints},"inputSchema":{{"type":"object","properties":{{"what":{{"type":"string"}}}}}}}}"#
@@ -55,8 +61,8 @@ impl House {
         let advertised: BTreeMap<_, _> =
             ["bank", "files"].map(|name| (UpstreamName::new(name).unwrap(), None)).into_iter().collect();
         let catalog = Catalog::new(&contracts, &advertised);
-        let text = r#"@id("all") permit (principal, action, resource);"#.to_owned();
-        let grants = Grants::compile(&[Source { file: "all.cedar".into(), text }], &catalog).unwrap();
+        let source = Source { file: "all.cedar".into(), text: text.to_owned() };
+        let grants = Grants::compile(&[source], &catalog).unwrap();
         let who = Arc::new(Principal {
             agent: "clerk".to_owned(),
             issuer: "example.test".to_owned(),
@@ -79,9 +85,13 @@ impl House {
         Received::new(id, at, door, operation, name.to_owned(), arguments, Passage::default(), Link::none())
     }
 
-    pub(super) fn permitted(&self, ledger: &Ledger, name: &str, what: &str) -> Permitted {
+    pub(super) fn validated(&self, ledger: &Ledger, name: &str, what: &str) -> Validated {
         let call = self.received(ledger.inner.clock.now(), name, what);
-        let call = call.authenticate(Identified::vouch(Arc::clone(&self.who))).validate(&self.catalog).unwrap();
+        call.authenticate(Identified::vouch(Arc::clone(&self.who))).validate(&self.catalog).unwrap()
+    }
+
+    pub(super) fn permitted(&self, ledger: &Ledger, name: &str, what: &str) -> Permitted {
+        let call = self.validated(ledger, name, what);
         match self.grants.decide(call, &self.sessions) {
             Decision::Permit(call) => call,
             other => panic!("{other:?}"),

@@ -1,0 +1,386 @@
+//! Holds in the ledger: durable, countersigned by keys, spent once, whatever comes first or goes down.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use jiff::SignedDuration;
+
+use super::*;
+use crate::{
+    hold::{Change, Drift, HoldId, Phase, Rejected},
+    json::Digest,
+    ledger::{
+        memory::Memory,
+        verify::{Verdict, verify},
+    },
+};
+
+const HELD: &str = r#"@id("owned") @hold("owner") @expires("10m") permit (principal, action, resource);"#;
+
+/// An approver with a key of their own.
+struct Person {
+    name: &'static str,
+    key: Ed25519KeyPair,
+}
+
+impl Person {
+    async fn enrolled(ledger: &Ledger, name: &'static str, role: &str, by: Option<&str>) -> Self {
+        let seed = Digest::of(name.as_bytes()).0;
+        let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let (roles, also) = (BTreeSet::from([role.to_owned()]), BTreeSet::new());
+        ledger.add_approver(name, roles, also, by.map(str::to_owned)).await.unwrap();
+        ledger.enrol_approver(name, Self::public(&key)).await.unwrap();
+        Self { name, key }
+    }
+
+    fn public(key: &Ed25519KeyPair) -> [u8; 32] {
+        key.public_key().as_ref().try_into().unwrap()
+    }
+
+    async fn countersign(&self, ledger: &Ledger, id: &HoldId, digest: &Digest) -> Result<Phase, NotChanged> {
+        let (statement, at) = ledger.statement(id, digest, self.name);
+        let signature = self.key.sign(&statement);
+        ledger.countersign(id, digest, self.name, &Self::public(&self.key), at, signature.as_ref()).await
+    }
+}
+
+impl House {
+    /// Parks a call as the pipeline does.
+    async fn park(&self, ledger: &Ledger, what: &str) -> Result<Parked, Refused> {
+        let call = match ledger.attach(self.validated(ledger, "bank__pay", what), self.grants.digest()) {
+            Ok(call) => call,
+            Err(met) => {
+                return match *met {
+                    Met::Parked(parked) => Ok(parked),
+                    Met::Refused((refused, ..)) => Err(refused),
+                };
+            }
+        };
+        match self.grants.decide(call, &self.sessions) {
+            Decision::Hold(held) => ledger.hold(held).await.map_err(|stopped| stopped.0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Spends a hold as the pipeline does: `None` when it was too late.
+    async fn spend(&self, ledger: &Ledger, id: &HoldId, what: &str) -> Option<Recorded> {
+        let warrant = ledger.warrant(id)?;
+        let call = self.validated(ledger, "bank__pay", what);
+        match self.grants.decide_countersigned(call, &self.sessions, &warrant) {
+            Decision::Permit(permitted) => ledger.intend(permitted).await.ok(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn kinds(ledger: &Ledger) -> Vec<String> {
+    let entries = ledger.entries(0, 10_000).unwrap();
+    entries.iter().map(|entry| entry::member(&entry.text, "kind").unwrap().to_owned()).collect()
+}
+
+fn word(ledger: &Ledger, id: &HoldId) -> &'static str {
+    ledger.holds(|book| book.get(id).unwrap().phase.word())
+}
+
+#[tokio::test]
+async fn a_hold_is_spent_together_with_its_intent_and_the_ledger_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::granting(HELD);
+    let options = Options { keep_payloads: false, ..options() };
+    let ledger = Ledger::open(folder.path(), options, clock()).unwrap().0;
+    let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    let parked = house.park(&ledger, "rent").await.unwrap();
+    let hold = Arc::clone(parked.hold());
+    let entry = ledger.entries(hold.seq, 1).unwrap().remove(0);
+    assert_eq!((Digest::of(&entry.text), entry::flaw(&entry.text)), (hold.digest, None));
+    assert!(!String::from_utf8_lossy(&entry.text).contains("rent"), "arguments are kept apart");
+    assert_eq!(ledger.held_arguments(&hold).unwrap().unwrap(), r#"{"what":"rent"}"#, "kept, whatever is configured");
+    assert_eq!(house.park(&ledger, "rent").await.unwrap().hold().id, hold.id, "the identical call attaches");
+    assert!(house.spend(&ledger, &hold.id, "rent").await.is_none());
+
+    let wrong = ann.countersign(&ledger, &hold.id, &Digest([0; 32])).await;
+    assert_eq!(wrong, Err(NotChanged::Rejected(Rejected::OtherDigest)));
+    let (statement, at) = ledger.statement(&hold.id, &hold.digest, "ann");
+    let forged = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap().sign(&statement);
+    let public = Person::public(&ann.key);
+    let forged = ledger.countersign(&hold.id, &hold.digest, "ann", &public, at, forged.as_ref()).await;
+    assert_eq!(forged, Err(NotChanged::Rejected(Rejected::OtherKey)));
+    assert_eq!(ann.countersign(&ledger, &hold.id, &hold.digest).await, Ok(Phase::Approved));
+
+    let other = house.spend(&ledger, &hold.id, "lunch").await;
+    assert!(other.is_none(), "another call cannot spend it");
+    let recorded = house.spend(&ledger, &hold.id, "rent").await.unwrap();
+    assert!(house.spend(&ledger, &hold.id, "rent").await.is_none());
+    ledger.write_outcome(&recorded, &answer(r#"{"content":[]}"#), 42, &[]).await.unwrap();
+    let told = [
+        "approver.added",
+        "approver.enrolled",
+        "call.held",
+        "hold.approved",
+        "hold.spent",
+        "call.intended",
+        "call.settled",
+    ];
+    assert_eq!(kinds(&ledger), told);
+    let record = ledger.holds(|book| book.get(&hold.id).cloned()).unwrap();
+    let reply = ledger.collect(&record, CallId::new(clock().now()).unwrap(), Operation::CallTool).unwrap().unwrap();
+    assert!(matches!(reply.body(), Body::Result { text, .. } if text == r#"{"content":[]}"#), "{reply:?}");
+    ledger.close().await;
+    drop(ledger);
+    let report = verify(folder.path(), None, None);
+    assert_eq!(report.verdict, Verdict::Holds, "{report}");
+}
+
+#[tokio::test]
+async fn holds_and_approvers_survive_and_what_ran_out_meanwhile_never_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::granting(HELD);
+    let clock = clock();
+    let open = || Ledger::open(folder.path(), options(), clock.clone()).unwrap().0;
+    let ledger = open();
+    let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    let mut holds = Vec::new();
+    for what in ["pending", "approved", "spent", "denied"] {
+        holds.push(Arc::clone(house.park(&ledger, what).await.unwrap().hold()));
+    }
+    for hold in &holds[1..3] {
+        ann.countersign(&ledger, &hold.id, &hold.digest).await.unwrap();
+    }
+    let _orphan = house.spend(&ledger, &holds[2].id, "spent").await.unwrap();
+    ledger.deny(&holds[3].id, &holds[3].digest, "ann", "not today").await.unwrap();
+    drop(ledger);
+
+    let ledger = open();
+    let words: Vec<_> = holds.iter().map(|hold| word(&ledger, &hold.id)).collect();
+    assert_eq!(words, ["pending", "approved", "spent", "denied"]);
+    let record = ledger.holds(|book| book.get(&holds[2].id).cloned()).unwrap();
+    assert!(
+        matches!(&record.phase, Phase::Spent { outcome: Some((_, word)), .. } if word == "unknown"),
+        "an intent that nobody settled is unknown: {record:?}"
+    );
+    assert!(house.spend(&ledger, &holds[2].id, "spent").await.is_none(), "and never sent again");
+    assert_eq!(*ledger.holds(|book| book.get(&holds[0].id).cloned()).unwrap().hold, *holds[0]);
+    let sticky = house.park(&ledger, "denied").await.map(|parked| parked.hold().id.clone());
+    assert!(matches!(sticky, Err(Refused::DeniedSticky { .. })), "{sticky:?}");
+    drop(ledger);
+
+    clock.advance(SignedDuration::from_mins(25));
+    let ledger = open();
+    for hold in &holds[..2] {
+        assert!(ledger.warrant(&hold.id).is_none());
+        let late = ann.countersign(&ledger, &hold.id, &hold.digest).await;
+        assert!(matches!(late, Err(NotChanged::Rejected(Rejected::TooLate | Rejected::Twice))), "{late:?}");
+        ledger.expire(&hold.id).await.unwrap();
+    }
+    clock.advance(SignedDuration::from_hours(-1));
+    assert!(house.spend(&ledger, &holds[1].id, "approved").await.is_none(), "a clock that goes back revives nothing");
+    assert_eq!(house.park(&ledger, "denied").await.unwrap().hold().demands.len(), 1, "a denial ends with its time");
+    ledger.close().await;
+    drop(ledger);
+    let report = verify(folder.path(), None, None);
+    assert_eq!(report.verdict, Verdict::Holds, "{report}");
+}
+
+#[tokio::test]
+async fn a_hold_is_void_with_a_reason_when_the_grants_change_and_the_call_asks_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (house, changed) = (House::granting(HELD), House::granting(&HELD.replace("owned", "owned2")));
+    let ledger = open(folder.path());
+    let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    let old = Arc::clone(house.park(&ledger, "rent").await.unwrap().hold());
+    ann.countersign(&ledger, &old.id, &old.digest).await.unwrap();
+    // grants that were replaced between the warrant and the intent
+    let warrant = ledger.warrant(&old.id).unwrap();
+    let call = changed.validated(&ledger, "bank__pay", "rent");
+    let Decision::Hold(_) = changed.grants.decide_countersigned(call, &changed.sessions, &warrant) else { panic!() };
+    let new = Arc::clone(changed.park(&ledger, "rent").await.unwrap().hold());
+    assert_ne!(old.id, new.id);
+    let phase = ledger.holds(|book| book.get(&old.id).unwrap().phase.clone());
+    assert_eq!(phase, Phase::Void(Drift::PolicyChanged));
+    assert!(house.spend(&ledger, &old.id, "rent").await.is_none());
+}
+
+#[tokio::test]
+async fn verification_finds_countersignatures_that_are_none_and_runs_without_them() {
+    let write = async |changes: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        let house = House::granting(HELD);
+        let ledger = open(folder.path());
+        let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+        let hold = Arc::clone(house.park(&ledger, "rent").await.unwrap().hold());
+        let (statement, at) = ledger.statement(&hold.id, &hold.digest, "ann");
+        let signature = BASE64.encode(ann.key.sign(&statement));
+        let other = BASE64.encode(ann.key.sign(b"something else"));
+        let public = BASE64.encode(Person::public(&ann.key));
+        for change in changes {
+            // straight into the log, past every rule: as one who holds the log's key could
+            let approved = |signature: &str| {
+                format!(
+                    r#"{{"approver":"ann","at":"{at:.6}","digest":"{}","hold":"{}","key":"{public}","kind":"hold.approved","signature":"{signature}","v":1}}"#,
+                    hold.digest, hold.id
+                )
+            };
+            let text = match *change {
+                "signed" => approved(&signature),
+                "unsigned" => approved(&other),
+                "spent" => format!(
+                    r#"{{"at":"{at:.6}","call":"{}","hold":"{}","kind":"hold.spent","v":1}}"#,
+                    hold.call, hold.id
+                ),
+                _ => format!(r#"{{"at":"{at:.6}","hold":"hold_{:026}","kind":"hold.expired","v":1}}"#, 7),
+            };
+            ledger.inner.committer.write(Item::new(text.into_bytes(), Effect::None)).await.unwrap();
+        }
+        ledger.close().await;
+        drop(ledger);
+        verify(folder.path(), None, None)
+    };
+    assert_eq!(write(&["signed"]).await.verdict, Verdict::Holds);
+    for (changes, told) in [
+        (&["unsigned"][..], "the countersignature is not one"),
+        (&["spent"], "lacks a countersignature"),
+        (&["signed", "signed"], "the same person cannot countersign it twice"),
+        (&["signed", "spent", "signed"], "it is not the intent of the hold"),
+        (&["unknown hold"], "there is no such hold"),
+    ] {
+        let report = write(changes).await;
+        assert_eq!(report.verdict, Verdict::Tampered, "{changes:?}: {report}");
+        assert!(report.problems.iter().any(|problem| problem.contains(told)), "{changes:?}: {report}");
+    }
+}
+
+/// 64 retries, two approvers and one who withdraws, at once, a thousand times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_comes_first_one_runs_at_most_and_one_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = Arc::new(House::granting(HELD));
+    let disk = Memory::default();
+    let ledger = Ledger::start(folder.path(), Arc::new(disk.clone()), None, options(), clock()).unwrap().0;
+    let ann = Arc::new(Person::enrolled(&ledger, "ann", "owner", None).await);
+    let bob = Arc::new(Person::enrolled(&ledger, "bob", "owner", Some("ann")).await);
+    let (mut ran, mut withdrawn) = (0, 0);
+    for seed in 0..1_000_u64 {
+        let what = format!("seed {seed}");
+        let dice = Digest::of(&seed.to_be_bytes()).0;
+        // votes are bounded by the hour
+        ledger.inner.clock.advance(SignedDuration::from_mins(2));
+        let hold = Arc::clone(house.park(&ledger, &what).await.unwrap().hold());
+        let mut tasks = tokio::task::JoinSet::new();
+        for retry in 0..64_usize {
+            let (house, ledger, what, pause) = (Arc::clone(&house), ledger.clone(), what.clone(), dice[retry % 32]);
+            tasks.spawn(async move {
+                for _ in 0..pause % 7 {
+                    tokio::task::yield_now().await;
+                }
+                let Ok(parked) = house.park(&ledger, &what).await else { return 0 };
+                let mut phase = ledger.watch_hold(&parked.hold().id).unwrap();
+                loop {
+                    let now = phase.borrow_and_update().clone();
+                    match now {
+                        Phase::Pending => {}
+                        Phase::Approved => {
+                            if let Some(recorded) = house.spend(&ledger, &parked.hold().id, &what).await {
+                                ledger.write_outcome(&recorded, &answer(r#"{"content":[]}"#), 1, &[]).await.unwrap();
+                                return 1;
+                            }
+                        }
+                        _ => return 0,
+                    }
+                    // a hold that a late retry opened anew has nobody to decide on it
+                    if tokio::time::timeout(Duration::from_millis(200), phase.changed()).await.is_err() {
+                        let _ended = ledger.cancel(&parked.hold().id, "agent").await;
+                    }
+                }
+            });
+        }
+        for (place, person) in [&ann, &bob].into_iter().enumerate() {
+            let (person, ledger, hold, pause) = (Arc::clone(person), ledger.clone(), Arc::clone(&hold), dice[place]);
+            tasks.spawn(async move {
+                for _ in 0..pause % 64 {
+                    tokio::task::yield_now().await;
+                }
+                let _too_late = person.countersign(&ledger, &hold.id, &hold.digest).await;
+                0
+            });
+        }
+        let (withdrawing, id, pause) = (ledger.clone(), hold.id.clone(), dice[2]);
+        tasks.spawn(async move {
+            for _ in 0..pause {
+                tokio::task::yield_now().await;
+            }
+            let _too_late = withdrawing.cancel(&id, "agent").await;
+            0
+        });
+        let mut runs = 0;
+        while let Some(done) = tasks.join_next().await {
+            runs += done.unwrap();
+        }
+        let record = ledger.holds(|book| book.get(&hold.id).cloned()).unwrap();
+        match &record.phase {
+            Phase::Spent { outcome: Some((_, word)), .. } => {
+                assert_eq!((runs, word.as_str()), (1, "ok"), "seed {seed}");
+                ran += 1;
+            }
+            Phase::Cancelled { .. } => {
+                assert_eq!(runs, 0, "seed {seed}");
+                withdrawn += 1;
+            }
+            other => panic!("seed {seed}: {other:?}"),
+        }
+    }
+    assert!(ran > 50 && withdrawn > 50, "{ran} ran, {withdrawn} were withdrawn: the race was none");
+    let intents = {
+        let mut intents = 0;
+        let mut from = 0;
+        while from < ledger.size() {
+            let entries = ledger.entries(from, 1_000).unwrap();
+            intents +=
+                entries.iter().filter(|entry| entry::member(&entry.text, "kind") == Some("call.intended")).count();
+            from += entries.len() as u64;
+        }
+        intents
+    };
+    assert_eq!(intents, ran);
+    let replayed = super::super::holds::recover(&disk, &[], 0, ledger.size()).unwrap();
+    ledger.holds(|book| {
+        assert_eq!(replayed.counts(), book.counts());
+        for record in book.iter() {
+            assert_eq!(replayed.get(&record.hold.id), Some(record));
+        }
+    });
+}
+
+#[tokio::test]
+async fn holds_of_a_snapshot_are_those_of_the_whole_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::granting(HELD);
+    let disk = Memory::default();
+    let start = || Ledger::start(folder.path(), Arc::new(disk.clone()), None, options(), clock()).unwrap().0;
+    let ledger = start();
+    let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    for number in 0..10 {
+        let hold = Arc::clone(house.park(&ledger, &format!("{number}")).await.unwrap().hold());
+        if number % 2 == 0 {
+            ann.countersign(&ledger, &hold.id, &hold.digest).await.unwrap();
+        }
+        if number % 4 == 0 {
+            let recorded = house.spend(&ledger, &hold.id, &format!("{number}")).await.unwrap();
+            ledger.write_outcome(&recorded, &answer(r#"{"content":[]}"#), 1, &[]).await.unwrap();
+        }
+    }
+    // closing leaves a snapshot
+    ledger.close().await;
+    drop(ledger);
+    let ledger = start();
+    let whole = super::super::holds::recover(&disk, &[], 0, ledger.size()).unwrap();
+    ledger.holds(|book| {
+        assert_eq!(book.iter().count(), 10);
+        for record in book.iter() {
+            assert_eq!(whole.get(&record.hold.id), Some(record));
+        }
+        assert_eq!(book.roster(), whole.roster());
+    });
+    let unknown =
+        ledger.make(Change::Expired { hold: HoldId::read(&format!("hold_{:026}", 7)).unwrap(), at: clock().now() });
+    assert_eq!(unknown.await, Err(NotChanged::Rejected(Rejected::UnknownHold)));
+}
