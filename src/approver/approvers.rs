@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
 
-use super::{Code, NotEnrolled, NotUnlocked, Passphrase, Sessions, Unlocked, Vault, Way, approver_name};
+use super::{
+    Code, NotEnrolled, NotUnlocked, Passphrase, Session, Sessions, Token, Unlocked, Vault, Way, approver_name,
+};
 use crate::{
     call::Fault,
     clock::{Clock, Timestamp},
@@ -204,6 +206,16 @@ impl Approvers {
     /// [`NotDone::Locked`], [`NotDone::TooMany`], [`NotDone::Fault`]
     pub async fn check(&self, approver: &str, passphrase: &Passphrase) -> Result<(), NotDone> {
         self.unlock(approver, passphrase, Way::Door).await.map(|_unlocked| ())
+    }
+
+    /// Begins a session of an approver who shows their passphrase.
+    ///
+    /// # Errors
+    /// [`NotDone::Locked`], [`NotDone::TooMany`], [`NotDone::Fault`]
+    pub async fn log_in(&self, approver: &str, passphrase: &Passphrase) -> Result<(Token, Session), NotDone> {
+        let unlocked = self.unlock(approver, passphrase, Way::Door).await?;
+        let begun = self.sessions.begin(unlocked.name(), unlocked.public_key(), self.clock.now());
+        Ok(begun.map_err(|problem| Fault(problem.to_string()))?)
     }
 
     /// Countersigns a hold: the passphrase unlocks the approver's key for this one act, and what is signed is the hold

@@ -1,8 +1,12 @@
-//! The console listener: health, metrics, and the log's tiles. What it serves needs no credential and
-//! changes nothing; approvers' pages and the API have their own doors.
+//! The console listener: health, metrics and the log's tiles, which need no credential and change nothing; and the
+//! approvers' door, [`api`], which needs a session.
 
+mod api;
 mod connections;
+mod page;
+mod problem;
 mod tlog;
+pub(crate) mod view;
 
 pub(crate) use connections::serve_connections;
 
@@ -20,6 +24,8 @@ use axum::{
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
+use problem::Problem;
+
 use crate::{
     call::Fault,
     config::Console,
@@ -34,6 +40,8 @@ struct Doors {
     pipeline: Arc<Pipeline>,
     data: PathBuf,
     hosts: Vec<String>,
+    api: api::Desk,
+    stop: watch::Receiver<bool>,
 }
 
 /// Serves the console on `listener` until `shutdown` turns true; requests under way may finish.
@@ -50,7 +58,7 @@ pub async fn serve(
 ) -> Result<(), Fault> {
     let bound = listener.local_addr().map_err(|error| Fault(format!("the console has no address: {error}")))?;
     let hosts = hosts(bound, console.allowed_hosts);
-    let doors = Arc::new(Doors { pipeline, data, hosts });
+    let doors = Arc::new(Doors { pipeline, data, hosts, api: api::Desk::default(), stop: shutdown.clone() });
     serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;
     Ok(())
 }
@@ -61,8 +69,10 @@ fn routes(doors: Arc<Doors>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/tlog/{*path}", get(tile))
-        .fallback(async || problem(StatusCode::NOT_FOUND, "nothing is here"))
-        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "this can only be read"))
+        .route("/holds/{id}", get(page::hold))
+        .nest("/api/v1", api::routes())
+        .fallback(async || Problem::NotFound)
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&doors), guard))
         .with_state(doors)
 }
@@ -76,7 +86,7 @@ fn hosts(bound: SocketAddr, allowed: Vec<String>) -> Vec<String> {
 
 async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
     let mut response = match refused(&doors.hosts, request.method(), request.headers()) {
-        Some(refusal) => refusal,
+        Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     };
     let headers = response.headers_mut();
@@ -93,39 +103,37 @@ async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) ->
     response
 }
 
-/// The answer to a request that does not come from where it should.
-fn refused(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<Response> {
+/// Why a request is not let in: it does not come from where it should, or could come from any page.
+fn refused(hosts: &[String], method: &Method, headers: &HeaderMap) -> Option<Problem> {
     let mut named = headers.get_all(header::HOST).iter();
     let host = named.next().and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
     if named.next().is_some() || !hosts.contains(&host) {
-        let detail = "this `Host` is not served here; name it in `console.allowed_hosts` if it should be";
-        return Some(problem(StatusCode::FORBIDDEN, detail));
+        return Some(Problem::HostNotAllowed);
     }
     for origin in headers.get_all(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
         let own = origin.strip_prefix("http://").or(origin.strip_prefix("https://")) == Some(&host);
         if !own {
-            return Some(problem(StatusCode::FORBIDDEN, "pages of other origins are not served"));
+            return Some(Problem::OriginNotAllowed);
         }
     }
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    (!reads).then(|| problem(StatusCode::METHOD_NOT_ALLOWED, "this can only be read"))
+    // a form of any page can send the other types without asking
+    (*method == Method::POST && !is_json(headers)).then_some(Problem::MediaType)
 }
 
-/// A problem document, RFC 9457.
-fn problem(status: StatusCode, detail: &str) -> Response {
-    let body = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-        "detail": detail,
+/// `application/json`, in UTF-8 and not compressed.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let only = kinds.next().filter(|_| kinds.next().is_none()).and_then(|kind| kind.to_str().ok());
+    let Some(mut parts) = only.map(|kind| kind.split(';').map(str::trim)) else { return false };
+    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let utf8 = parts.all(|parameter| match parameter.split_once('=') {
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        }
+        _ => true,
     });
-    let mut response =
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], format!("{body}\n")).into_response();
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
-    response
+    json && utf8 && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 /// Whether calls can be taken, and if not, why.
@@ -170,7 +178,7 @@ async fn tile(State(doors): State<Arc<Doors>>, axum::extract::Path(path): axum::
             let headers = [(header::CONTENT_TYPE, found.content_type), (header::CACHE_CONTROL, found.cache)];
             (headers, Body::from(found.bytes)).into_response()
         }
-        None => problem(StatusCode::NOT_FOUND, "the log has no such file"),
+        None => Problem::NotFound.into_response(),
     }
 }
 
@@ -206,15 +214,47 @@ mod tests {
         for (pairs, fine) in table {
             assert_eq!(refused(&hosts, &Method::GET, &headers(pairs)).is_none(), *fine, "{pairs:?}");
         }
-        assert!(refused(&hosts, &Method::POST, &headers(&[("host", "localhost:7401")])).is_some());
+    }
+
+    #[test]
+    fn what_any_page_could_send_is_not_let_in() {
+        let hosts = hosts(SocketAddr::from(([127, 0, 0, 1], 7401)), Vec::new());
+        let sent = |kinds: &[&str], origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("localhost:7401"));
+            for kind in kinds {
+                headers.append(header::CONTENT_TYPE, kind.parse().unwrap());
+            }
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            refused(&hosts, &Method::POST, &headers).is_none()
+        };
+        assert!(sent(&["application/json"], None));
+        assert!(sent(&["Application/JSON; charset=utf-8"], Some("http://localhost:7401")));
+        assert!(!sent(&["application/json"], Some("http://attacker.test")));
+        assert!(!sent(&["application/json", "application/json"], None));
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "application/jsonp",
+            "text/json",
+            "application/json; charset=utf-16",
+            "application/json, text/plain",
+            "",
+        ] {
+            assert!(!sent(&[kind], None), "{kind}");
+        }
+        assert!(!sent(&[], None));
     }
 
     #[tokio::test]
     async fn a_problem_is_a_problem_document() {
-        let response = problem(StatusCode::NOT_FOUND, "nothing is here");
+        let response = Problem::NotFound.into_response();
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
         let bytes = axum::body::to_bytes(response.into_body(), 4_096).await.unwrap();
         let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!((&body["status"], &body["title"]), (&json!(404), &json!("Not Found")));
+        assert_eq!(body["code"], "not_found");
     }
 }

@@ -181,6 +181,23 @@ fn every_reason_code_is_documented_and_no_other() {
 }
 
 #[test]
+fn every_code_and_operation_of_the_api_is_documented_and_no_other() {
+    let document = read("docs/api.md");
+    assert_eq!(rows(&document, "Errors"), words_of("src/http/problem.rs", "fn code("));
+    let description: serde_json::Value = serde_json::from_str(&read("src/http/api/openapi.json")).unwrap();
+    let mut described = BTreeSet::new();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            described.insert(format!("{} {}", method.to_uppercase(), path.trim_start_matches("/api/v1")));
+        }
+    }
+    described.remove("GET /openapi.json");
+    let told = rows(&document, "The approvers' API").into_iter();
+    let told: BTreeSet<String> = told.map(|row| row.split('?').next().unwrap().to_owned()).collect();
+    assert_eq!(told, described);
+}
+
+#[test]
 fn status_and_rpc_codes_are_those_of_the_table() {
     let document = read("docs/reasons.md");
     let source = read("src/mcp/problem.rs");

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod api;
 mod bad_input;
 mod cli_commands;
 mod cli_quickstart;
