@@ -12,6 +12,8 @@ use crate::{clock::Timestamp, json::Digest};
 const REMEMBERED: usize = 1_000;
 /// What one person may countersign in an hour.
 const VOTES: usize = 120;
+/// The outcome of a run of which nobody knows what it did.
+const UNKNOWN: &str = "unknown";
 /// The outcome of a run that never left.
 pub(crate) const NOT_SENT: &str = "not_sent";
 const HOUR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -486,7 +488,16 @@ impl Book {
                 self.is_spendable(hold, now)?;
                 let intent = seq + 1;
                 self.by_intent.insert(intent, hold.clone());
-                self.end(hold, Phase::Spent { call: call.clone(), intent, outcome: None }, now, seq);
+                let spent = Phase::Spent { call: call.clone(), intent, outcome: None };
+                match self.holds.get_mut(hold).filter(|record| !record.phase.is_open()) {
+                    Some(again) => {
+                        again.phase = spent;
+                        again.since = now;
+                        again.entries.push(seq);
+                        self.latest = now;
+                    }
+                    None => self.end(hold, spent, now, seq),
+                }
                 Ok(())
             }
             Change::Settled { intent, outcome } => {
@@ -703,6 +714,12 @@ impl Book {
         Ok(())
     }
 
+    /// Whether the identical call may run a hold again: nobody knows what its run did, and its contract says that doing it
+    /// twice is doing it once.
+    pub fn may_run_again(&self, id: &HoldId, now: Timestamp) -> bool {
+        self.get(id).is_some_and(|record| !record.phase.is_open()) && self.is_spendable(id, now).is_ok()
+    }
+
     /// The proof that a hold was countersigned, while it is.
     pub(crate) fn warrant(&self, id: &HoldId, now: Timestamp) -> Option<Warrant> {
         self.is_spendable(id, now).ok()?;
@@ -715,7 +732,7 @@ impl Book {
     /// [`Rejected`]
     pub fn may_spend(&self, spend: &Spend, now: Timestamp) -> Result<(), Rejected> {
         self.is_spendable(&spend.hold, now)?;
-        let hold = &self.open_record(&spend.hold)?.hold;
+        let hold = &self.holds.get(&spend.hold).ok_or(Rejected::UnknownHold)?.hold;
         if hold.binding() != spend.binding {
             return Err(Rejected::OtherCall);
         }
@@ -729,9 +746,13 @@ impl Book {
     }
 
     fn is_spendable(&self, id: &HoldId, now: Timestamp) -> Result<(), Rejected> {
-        let record = self.open_record(id)?;
-        if record.phase != Phase::Approved {
-            return Err(Rejected::NotApproved);
+        let record = self.holds.get(id).ok_or(Rejected::UnknownHold)?;
+        match &record.phase {
+            Phase::Approved => {}
+            Phase::Pending => return Err(Rejected::NotApproved),
+            // nobody knows whether it was done, and doing it twice is doing it once
+            Phase::Spent { outcome: Some((_, word)), .. } if word == UNKNOWN && record.hold.idempotent => {}
+            ended => return Err(Rejected::Ended(ended.clone())),
         }
         if self.now(now) >= record.hold.execute_by {
             return Err(Rejected::TooLate);

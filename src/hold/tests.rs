@@ -249,6 +249,29 @@ fn a_result_is_collected_for_a_while_and_a_call_that_was_never_sent_is_not() {
 }
 
 #[test]
+fn only_what_is_idempotent_and_unknown_runs_again_and_only_in_time() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    for (number, idempotent, outcome, again) in
+        [(1, true, "unknown", true), (2, false, "unknown", false), (3, true, "ok", false)]
+    {
+        let hold = Arc::new(Hold { idempotent, ..Hold::clone(&hold(number, vec![demand("owner", 1, 60)], at(1))) });
+        let seq = u64::from(number) * 100;
+        book.apply(&Change::Opened(Arc::clone(&hold)), seq).unwrap();
+        book.apply(&vote(&hold, "ann", 0, 2), seq + 1).unwrap();
+        book.apply(&spend(&hold, 3), seq + 2).unwrap();
+        assert!(book.apply(&spend(&hold, 3), seq + 4).is_err(), "while it runs");
+        book.apply(&Change::Settled { intent: seq + 3, outcome: outcome.to_owned() }, seq + 4).unwrap();
+        assert_eq!(book.may_run_again(&hold.id, at(4)), again, "{outcome}");
+        assert_eq!(book.apply(&spend(&hold, 4), seq + 5).is_ok(), again);
+        if again {
+            book.apply(&Change::Settled { intent: seq + 6, outcome: outcome.to_owned() }, seq + 7).unwrap();
+            assert!(!book.may_run_again(&hold.id, at(121)), "its time is over");
+        }
+    }
+    assert_eq!(book.counts(), Counts::default());
+}
+
+#[test]
 fn what_ended_is_forgotten_but_for_the_newest_and_what_calls_can_still_meet() {
     let mut book = book(&[("ann", &["owner"], &[])]);
     for number in 0..3_000_u64 {

@@ -102,6 +102,15 @@ impl Pipeline {
                     // whoever was first changes where it stands
                     Attempt::Lost => continue,
                 },
+                (Phase::Spent { outcome: Some(_), .. }, Some(again))
+                    if self.ledger.holds(|book| book.may_run_again(&hold.id, self.clock.now())) =>
+                {
+                    match self.run(again, hold).await {
+                        Attempt::Done(reply) => return Ok(reply),
+                        Attempt::Refused(refused) => return Err(refused),
+                        Attempt::Lost => continue,
+                    }
+                }
                 (Phase::Spent { outcome: Some(_), .. }, _) => return self.collect(&hold.id, caller),
                 (_, back) => call = back,
             }

@@ -10,6 +10,7 @@ use super::{Listing, peer::Peer};
 use crate::{
     call::{Link, Operation, Passage, Principal},
     contract::Tool,
+    hold::HoldId,
     json::{Canonical, Object, Value},
     ledger::Recorded,
 };
@@ -35,6 +36,8 @@ pub(super) trait Sendable: Send + Sync + 'static {
     fn link(&self) -> &Link;
     /// Who calls.
     fn principal(&self) -> &Arc<Principal>;
+    /// The hold that people countersigned for it: nothing travels that they were not shown.
+    fn countersigned(&self) -> Option<&HoldId>;
 }
 
 impl Sendable for Recorded {
@@ -60,6 +63,10 @@ impl Sendable for Recorded {
 
     fn principal(&self) -> &Arc<Principal> {
         self.call().call().principal()
+    }
+
+    fn countersigned(&self) -> Option<&HoldId> {
+        self.call().countersigned()
     }
 }
 
@@ -214,11 +221,12 @@ pub(super) fn call<C: Sendable>(call: &C, id: u64, peer: &Peer, capabilities: &O
     }
     out.extend_from_slice(br#""_meta":"#);
     meta(call, id, peer, capabilities, &mut out);
-    if let Some(responses) = &passage.input_responses {
+    let seen_by_all = call.countersigned().is_none();
+    if let Some(responses) = passage.input_responses.as_ref().filter(|_| seen_by_all) {
         out.extend_from_slice(br#","inputResponses":"#);
         responses.write(&mut out);
     }
-    if let Some(state) = &passage.request_state {
+    if let Some(state) = passage.request_state.as_ref().filter(|_| seen_by_all) {
         out.extend_from_slice(br#","requestState":"#);
         quote(state, &mut out);
     }
@@ -234,9 +242,15 @@ fn meta<C: Sendable>(call: &C, id: u64, peer: &Peer, capabilities: &Object, out:
         quote(name, out);
         out.push(b':');
     };
-    for (name, value) in call.passage().meta.iter().filter(|(name, value)| passes(name, value)) {
+    let own = |name: &str| call.countersigned().is_none() || TRACE.contains(&name);
+    for (name, value) in call.passage().meta.iter().filter(|(name, value)| own(name) && passes(name, value)) {
         member(name, out);
         value.write(out);
+    }
+    // the key is the same whenever the same countersigned act is sent again
+    if let Some(hold) = call.countersigned().filter(|_| call.tool().idempotent) {
+        member("countersign/idempotencyKey", out);
+        quote(hold.as_str(), out);
     }
     let client = &call.link().client;
     if client.wants_progress {
@@ -251,7 +265,12 @@ fn meta<C: Sendable>(call: &C, id: u64, peer: &Peer, capabilities: &Object, out:
             concat!(r#"{"name":"countersign","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#).as_bytes(),
         );
         member("io.modelcontextprotocol/clientCapabilities", out);
-        capabilities.write(out);
+        // what a client answers later is nothing that was countersigned: the tool server is not to ask
+        if call.countersigned().is_some() {
+            Object::new().write(out)
+        } else {
+            capabilities.write(out)
+        }
         if let Some(level) = &client.log_level {
             member("io.modelcontextprotocol/logLevel", out);
             quote(level, out);
@@ -263,6 +282,9 @@ fn meta<C: Sendable>(call: &C, id: u64, peer: &Peer, capabilities: &Object, out:
     out.push(b'}');
 }
 
+/// Trace context (W3C), as it travels in `_meta`.
+const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+
 /// Whether a member of the caller's `_meta` may travel on: not what MCP reserves for the connection
 /// (2026-07-28, basic, "_meta"), nor what is ours.
 fn passes(name: &str, value: &Value) -> bool {
@@ -273,7 +295,7 @@ fn passes(name: &str, value: &Value) -> bool {
                 |label: &str| label.eq_ignore_ascii_case("modelcontextprotocol") || label.eq_ignore_ascii_case("mcp");
             !reserved(second) && !reserved(prefix) && !prefix.eq_ignore_ascii_case("countersign")
         }
-        None if matches!(name, "traceparent" | "tracestate" | "baggage") => value
+        None if TRACE.contains(&name) => value
             .as_str()
             .is_some_and(|text| text.len() <= 8192 && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))),
         None => name != "progressToken",
@@ -335,7 +357,7 @@ fn header_value(text: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::testing::{FakeCall, tool};
+    use crate::upstream::testing::{FakeCall, compiled, tool};
 
     fn peer(modern: bool) -> Peer {
         Peer { version: if modern { MODERN } else { LEGACY }.to_owned(), modern, capabilities: Object::new() }
@@ -355,6 +377,21 @@ mod tests {
                 r#"{{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{{"name":"read","arguments":{canonical},"_meta":{{}}}}}}"#
             )
         );
+    }
+
+    #[test]
+    fn with_a_countersigned_call_nothing_travels_that_was_not_shown() {
+        let mut call = FakeCall::new(tool("files", "read"), "{}");
+        call.passage.meta = Object::new().with("traceparent", "00-1").with("com.example/x", 1);
+        call.passage.input_responses = Some(Object::new().with("k", 1).into());
+        call.passage.request_state = Some("own".to_owned());
+        call.countersigned = HoldId::read(&format!("hold_{:026}", 7));
+        assert!(sent(&call, false).ends_with(r#""_meta":{"traceparent":"00-1"}}}"#), "{}", sent(&call, false));
+        let mut tool = compiled("files", "read");
+        tool.idempotent = true;
+        call.tool = Arc::new(tool);
+        let key = format!(r#""_meta":{{"traceparent":"00-1","countersign/idempotencyKey":"hold_{:026}"}}}}}}"#, 7);
+        assert!(sent(&call, false).ends_with(&key), "{}", sent(&call, false));
     }
 
     #[test]

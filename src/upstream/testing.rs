@@ -12,6 +12,7 @@ use crate::{
     config::{Transport, UpstreamConfig},
     contract::{Advertised, Tool, UpstreamName, file::Contract},
     grant::Asked,
+    hold::HoldId,
     json::{Canonical, Limits, Value, parse},
 };
 
@@ -22,6 +23,7 @@ pub(super) struct FakeCall {
     pub(super) passage: Passage,
     pub(super) link: Link,
     pub(super) principal: Arc<Principal>,
+    pub(super) countersigned: Option<HoldId>,
 }
 
 impl FakeCall {
@@ -44,6 +46,7 @@ impl FakeCall {
             passage: Passage::default(),
             link: Link::none(),
             principal: Arc::new(principal),
+            countersigned: None,
         }
     }
 
@@ -82,6 +85,10 @@ impl Sendable for FakeCall {
     fn principal(&self) -> &Arc<Principal> {
         &self.principal
     }
+
+    fn countersigned(&self) -> Option<&HoldId> {
+        self.countersigned.as_ref()
+    }
 }
 
 pub(super) fn json(text: &str) -> Value {
@@ -93,9 +100,13 @@ pub(super) fn name(text: &str) -> UpstreamName {
 }
 
 pub(super) fn tool(upstream: &str, wire_name: &str) -> Arc<Tool> {
+    Arc::new(compiled(upstream, wire_name))
+}
+
+pub(super) fn compiled(upstream: &str, wire_name: &str) -> Tool {
     let definition = json(&format!(r#"{{"name":"{wire_name}","inputSchema":{{"type":"object"}}}}"#));
     let contract = Contract::propose(&name(upstream), &definition, Timestamp::UNIX_EPOCH).unwrap();
-    Arc::new(Tool::compile(&contract).unwrap())
+    Tool::compile(&contract).unwrap()
 }
 
 /// A house that offers every tool that is advertised, and grants every question if told so.
