@@ -18,6 +18,7 @@ mod crash;
 mod disk;
 mod documents;
 mod door_fuzz;
+mod holds;
 mod house;
 mod ledger_cli;
 mod ledger_crash;
