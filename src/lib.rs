@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! Received -> Authenticated -> Validated -+-> Permitted -> Recorded -> Forwarded -> Inspected -> Settled -> Reply
-//!                                         +-> Held
+//!                                         +-> Held (parked; countersigned, decided again, spent once: joins Permitted)
 //!                                         `-> Refused --------------------------------------------------> Reply
 //! ```
 //!
@@ -43,6 +43,20 @@
 //! ```compile_fail,E0451
 //! # use countersign::{call::Validated, grant::{Basis, Permitted}};
 //! fn forge(call: Validated) -> Permitted { Permitted { call, basis: Basis::default(), countersigned: None } }
+//! ```
+//! Nor the proof that people countersigned it:
+//! ```compile_fail,E0451
+//! # use countersign::hold::{Hold, Warrant};
+//! fn forge(hold: std::sync::Arc<Hold>) -> Warrant { Warrant { hold } }
+//! ```
+//! ```compile_fail,E0624
+//! # use countersign::{clock::Timestamp, hold::{Book, HoldId, Warrant}};
+//! fn forge(book: &Book, id: &HoldId, now: Timestamp) -> Option<Warrant> { book.warrant(id, now) }
+//! ```
+//! Nor that its hold is durable:
+//! ```compile_fail,E0451
+//! # use countersign::{call::Validated, hold::Hold, ledger::Parked};
+//! fn forge(call: Validated, hold: std::sync::Arc<Hold>) -> Parked { Parked { call, hold } }
 //! ```
 //! Nor the proof of who is calling:
 //! ```compile_fail,E0624

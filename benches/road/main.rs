@@ -84,17 +84,47 @@ async fn measure(chosen: &Choices) {
     ];
     if wanted("stages") {
         for (name, write) in [("stages-read", false), ("stages-write", true)] {
-            let setting = Setting { name, upstream: Some(&upstream.url), policies: 100, batched: false, write };
+            let setting =
+                Setting { name, upstream: Some(&upstream.url), policies: 100, batched: false, write, waiting: 0 };
             let Prepared { folder, tool, token, .. } = Prepared::new(folder.path(), &setting);
             stages::measure(&folder, &tool, &token, 2_000).await;
         }
     }
     let settings = [
-        Setting { name: "durable", upstream: Some(&upstream.url), policies: 100, batched: false, write: true },
-        Setting { name: "read", upstream: Some(&upstream.url), policies: 100, batched: false, write: false },
-        Setting { name: "batched", upstream: Some(&upstream.url), policies: 100, batched: true, write: false },
-        Setting { name: "large", upstream: Some(&many.url), policies: 1_000, batched: false, write: true },
-        Setting { name: "stdio", upstream: None, policies: 100, batched: false, write: false },
+        Setting {
+            name: "durable",
+            upstream: Some(&upstream.url),
+            policies: 100,
+            batched: false,
+            write: true,
+            waiting: 0,
+        },
+        Setting {
+            name: "read",
+            upstream: Some(&upstream.url),
+            policies: 100,
+            batched: false,
+            write: false,
+            waiting: 0,
+        },
+        Setting {
+            name: "batched",
+            upstream: Some(&upstream.url),
+            policies: 100,
+            batched: true,
+            write: false,
+            waiting: 0,
+        },
+        Setting { name: "large", upstream: Some(&many.url), policies: 1_000, batched: false, write: true, waiting: 0 },
+        Setting {
+            name: "held",
+            upstream: Some(&upstream.url),
+            policies: 100,
+            batched: false,
+            write: true,
+            waiting: 10_000,
+        },
+        Setting { name: "stdio", upstream: None, policies: 100, batched: false, write: false, waiting: 0 },
     ];
     let mut houses: BTreeMap<&str, House> = BTreeMap::new();
     for setting in settings.iter().filter(|setting| wanted(setting.name)) {
@@ -194,6 +224,12 @@ fn judge(table: &BTreeMap<(usize, String), Figures>, houses: &BTreeMap<&str, Hou
                 let target = format!("at least {least:.2} of blind");
                 println!("  {name:<8} {connections:>3} connections: {ratio:.3}, {}", verdict(ratio >= least, &target));
             }
+        }
+        if let Some(ratio) = ratio(connections, "held", "durable") {
+            println!(
+                "  held     {connections:>3} connections: {ratio:.3} of durable, {}",
+                verdict(ratio >= 0.97, "unchanged within noise: at least 0.97")
+            );
         }
         if let Some(ratio) = ratio(connections, "large", "durable") {
             println!(

@@ -6,7 +6,18 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
+};
+
+use countersign::{
+    call::{CallId, Door, Link, Operation, Passage, Received},
+    clock::Clock,
+    config,
+    identity::TokenRequest,
+    json::Object,
+    ledger::Body,
+    server,
 };
 
 use crate::load::{Target, resident_mb};
@@ -21,6 +32,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) batched: bool,
     /// Calls a tool that changes something, so that the reply waits for the outcome too.
     pub(crate) write: bool,
+    /// Calls of other agents that wait for a person meanwhile.
+    pub(crate) waiting: usize,
 }
 
 /// A running Countersign.
@@ -95,6 +108,7 @@ impl Prepared {
 impl House {
     pub(crate) async fn open(under: &Path, setting: &Setting<'_>) -> Self {
         let Prepared { folder, mcp, console, tool, token } = Prepared::new(under, setting);
+        wait_for_people(&folder, setting.waiting).await;
         let began = Instant::now();
         let child = spawn(&folder);
         let mut house = Self { folder, mcp, console, tool, token, child, started_in: Duration::ZERO, idle_mb: 0.0 };
@@ -191,13 +205,48 @@ fn spawn(folder: &Path) -> Child {
     command.spawn().unwrap()
 }
 
-/// One grant for the agent that calls, among `count` for others, for other tools and for groups.
+/// Has other agents make calls that wait for a person, twenty each.
+async fn wait_for_people(folder: &Path, calls: usize) {
+    if calls == 0 {
+        return;
+    }
+    let config = config::load(&folder.join("countersign.toml")).unwrap();
+    let house = server::House::open(config, Clock::System).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for agent in 0..calls.div_ceil(20) {
+        let pipeline = Arc::clone(&house.pipeline);
+        tasks.spawn(async move {
+            let (agent, ttl) = (format!("waiting-{agent}"), Duration::from_secs(3_600));
+            let request = TokenRequest { agent, ttl, task: None, user: None };
+            let token = pipeline.identity.issue(request).await.unwrap();
+            for call in 0..20 {
+                let who = pipeline.identity.authenticate(Some(&token)).unwrap();
+                let (at, arguments) = (pipeline.clock.now(), Object::new().with("text", format!("held {call}")));
+                let (id, name, link) = (CallId::new(at).unwrap(), "up__echo".to_owned(), Link::none());
+                let (operation, passage) = (Operation::CallTool, Passage::default());
+                let received = Received::new(id, at, Door::Http, operation, name, arguments.into(), passage, link);
+                let reply = pipeline.handle(received, who).await;
+                assert!(matches!(reply.body(), Body::Held(_)), "{reply:?}");
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let open = house.pipeline.ledger.holds(|book| book.counts().pending);
+    println!("{open} calls wait for a person");
+    house.stop("filled").await;
+}
+
+/// One grant for the agent that calls, and one that holds others' calls, among `count` for others, for other tools and for groups.
 fn grants(count: usize) -> String {
     let mut text = String::from(
         "@id(\"bench\")\npermit (principal == Agent::\"bench\", action in [Action::\"up__echo\", Action::\"up__write\"], \
-         resource)\nwhen { context.input.text != \"never\" };\n",
+         resource)\nwhen { context.input.text != \"never\" };\n\
+         @id(\"waits\") @hold(\"owner\") @expires(\"30d\")\npermit (principal, action == Action::\"up__echo\", resource)\n\
+         when { context.input.text like \"held*\" };\n",
     );
-    for policy in 1..count {
+    for policy in 2..count {
         let agent = policy % 97;
         match policy % 4 {
             0 => writeln!(

@@ -412,6 +412,8 @@ pub struct Counts {
 pub struct Book {
     holds: HashMap<HoldId, Record>,
     by_binding: HashMap<Binding, HoldId>,
+    /// How many of these each agent has, whoever vouches for it.
+    by_agent: HashMap<String, usize>,
     by_intent: HashMap<u64, HoldId>,
     /// Open holds by issuer and agent.
     open: HashMap<(String, String), usize>,
@@ -593,7 +595,9 @@ impl Book {
         *self.open.entry(whose).or_default() += 1;
         self.counts.pending += 1;
         self.deadlines.insert((hold.approve_by, hold.id.clone()));
-        self.by_binding.insert(binding, hold.id.clone());
+        if self.by_binding.insert(binding, hold.id.clone()).is_none() {
+            *self.by_agent.entry(hold.agent.clone()).or_default() += 1;
+        }
         // whoever opens it learns its index only when its entry has a place
         let mut hold = Arc::clone(hold);
         if hold.seq != seq {
@@ -643,9 +647,9 @@ impl Book {
         self.counts
     }
 
-    /// Whether a call could meet a hold at all.
-    pub fn is_empty(&self) -> bool {
-        self.by_binding.is_empty()
+    /// Whether a call of that agent could meet a hold at all: a glance, for the many that do not.
+    pub fn may_meet(&self, agent: &str) -> bool {
+        self.by_agent.contains_key(agent)
     }
 
     /// Whether that intent is the run of a hold that has no outcome yet.
@@ -859,6 +863,13 @@ impl Book {
             }
             if mine {
                 self.by_binding.remove(&binding);
+                let agent = record.hold.agent.clone();
+                if let Some(left) = self.by_agent.get_mut(&agent) {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        self.by_agent.remove(&agent);
+                    }
+                }
             }
             self.holds.remove(&id);
         }

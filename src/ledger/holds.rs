@@ -619,7 +619,7 @@ impl Ledger {
     /// # Errors
     /// The call back, with its hold or the refusal.
     pub fn attach(&self, call: Validated, grants: Digest) -> Result<Validated, Box<Met>> {
-        if !call.operation().can_wait() || self.holds(Book::is_empty) {
+        if !call.operation().can_wait() || !self.holds(|book| book.may_meet(&call.principal().agent)) {
             return Ok(call);
         }
         let now = self.inner.clock.now();
