@@ -312,7 +312,7 @@ async fn guesses_are_slowed_and_the_approver_within_a_session_is_not() {
 }
 
 #[tokio::test]
-async fn a_crowd_waits_its_turn_or_is_sent_away() {
+async fn a_crowd_waits_its_turn_or_is_sent_away_and_who_is_in_is_not_kept_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let vault = Arc::new(open(folder.path()));
     let ann = enrol(&vault, "ann").await;
@@ -322,6 +322,10 @@ async fn a_crowd_waits_its_turn_or_is_sent_away() {
         let wrong = passphrase("another passphrase");
         crowd.spawn(async move { vault.unlock(&format!("n{number}"), None, &wrong, Way::Door, at(0)).await });
     }
+    let sessions = Sessions::default();
+    let (_token, session) = sessions.begin("ann", ann.key, at(0)).unwrap();
+    tokio::task::yield_now().await;
+    vault.unlock("ann", Some(ann.key), &right(), Way::Session(session.id), at(0)).await.unwrap();
     let mut sent_away = 0;
     for refused in crowd.join_all().await {
         match refused.unwrap_err() {

@@ -36,8 +36,9 @@ const INVITATIONS: usize = 1_024;
 /// Sealed keys of one name: the one in force, and what interrupted enrolments left.
 const KEYS_EACH: usize = 16;
 
-/// Passphrases that may wait for their turn; one is stretched at a time, and takes 64 MiB and a tenth of a second.
-const WAITING: usize = 64;
+/// Passphrases that may wait for their turn in one lane; one is stretched at a time, and takes 64 MiB and a tenth of a
+/// second.
+const WAITING: usize = 32;
 
 /// What ends the name in the file of an invitation, and of a sealed key behind the key's first digits.
 const INVITATION: &str = "~invitation";
@@ -52,9 +53,10 @@ pub struct Vault {
     cost: Cost,
     invitations: Mutex<BTreeMap<String, Invitation>>,
     attempts: Mutex<Attempts>,
-    /// Passphrases are stretched one at a time, and so many may wait.
-    turn: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    /// Where passphrases are stretched that anybody may send, and where those from sessions and with codes are: however
+    /// many knock at the door, approvers who are in can act.
+    door: Lane,
+    inner: Lane,
     /// Enrolments are made one at a time, from the look at the code to its end.
     enrolling: Arc<tokio::sync::Mutex<()>>,
 }
@@ -62,6 +64,41 @@ pub struct Vault {
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vault").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// Passphrases are stretched one at a time, and so many may wait.
+struct Lane {
+    turn: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { turn: Arc::new(Semaphore::new(1)), waiting: Arc::new(Semaphore::new(WAITING)) }
+    }
+}
+
+impl Lane {
+    /// A place among those who wait.
+    fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.waiting).try_acquire_owned().ok()
+    }
+
+    /// Does the work apart from the async workers, and nothing of its kind at the same time, even if whoever asked for it
+    /// goes away.
+    async fn alone<T: Send + 'static>(
+        &self,
+        waiting: OwnedSemaphorePermit,
+        work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let stopped = || Fault("passphrases are not stretched any more".to_owned());
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| stopped())?;
+        let worked = tokio::task::spawn_blocking(move || {
+            let (_waiting, _turn) = (waiting, turn);
+            work()
+        });
+        worked.await.map_err(|_| stopped())?
     }
 }
 
@@ -181,8 +218,8 @@ impl Vault {
             cost,
             invitations: Mutex::new(invitations),
             attempts: Mutex::default(),
-            turn: Arc::new(Semaphore::new(1)),
-            waiting: Arc::new(Semaphore::new(WAITING)),
+            door: Lane::default(),
+            inner: Lane::default(),
             enrolling: Arc::default(),
         })
     }
@@ -258,7 +295,7 @@ impl Vault {
     pub async fn prepare(&self, code: &Code, passphrase: &Passphrase, now: Timestamp) -> Result<Prepared, NotEnrolled> {
         let name = self.name_of_code(code, now)?;
         passphrase.fits(&name).map_err(NotEnrolled::Passphrase)?;
-        let waiting = self.wait().ok_or(NotEnrolled::TooMany { retry_after_s: 1 })?;
+        let waiting = self.inner.wait().ok_or(NotEnrolled::TooMany { retry_after_s: 1 })?;
         let one = Arc::clone(&self.enrolling).lock_owned().await;
         // the code may have served, or been replaced, while others enrolled
         if self.name_of_code(code, now)? != name {
@@ -266,7 +303,7 @@ impl Vault {
         }
         let digest = code.digest();
         let (folder, passphrase, cost) = (self.folder.clone(), passphrase.clone(), self.cost);
-        let made = self.alone(waiting, move || {
+        let made = self.inner.alone(waiting, move || {
             let left = keys_of(&folder, &name)?;
             if left.len() >= KEYS_EACH {
                 return Err(Fault(format!(
@@ -375,16 +412,16 @@ impl Vault {
         way: Way,
         now: Timestamp,
     ) -> Result<Unlocked, NotUnlocked> {
-        let who = match way {
-            Way::Door => Who::new(name, None),
-            Way::Session(SessionId(session)) => Who::new(name, Some(session)),
+        let (who, lane) = match way {
+            Way::Door => (Who::new(name, None), &self.door),
+            Way::Session(SessionId(session)) => (Who::new(name, Some(session)), &self.inner),
         };
-        let waiting = self.wait().ok_or(NotUnlocked::TooMany { retry_after_s: 1 })?;
+        let waiting = lane.wait().ok_or(NotUnlocked::TooMany { retry_after_s: 1 })?;
         self.attempts().begin(who, now).map_err(|retry_after_s| NotUnlocked::TooMany { retry_after_s })?;
         let known = enrolled.filter(|_| approver_name(name).is_ok());
         let path = known.map(|key| (self.folder.join(key_file(name, &key)), key));
         let (name, passphrase, cost) = (name.to_owned(), passphrase.clone(), self.cost);
-        let opened = self.alone(waiting, move || {
+        let opened = lane.alone(waiting, move || {
             let Some((path, key)) = path else {
                 sealed::in_vain(&passphrase, cost)?;
                 return Ok(Err(NotUnlocked::Unknown));
@@ -397,27 +434,6 @@ impl Vault {
         let unlocked = opened.await.map_err(NotUnlocked::Fault)??;
         self.attempts().succeeded(who);
         Ok(unlocked)
-    }
-
-    /// A place among those who wait.
-    fn wait(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.waiting).try_acquire_owned().ok()
-    }
-
-    /// Does the work apart from the async workers, and nothing of its kind at the same time, even if whoever asked for it
-    /// goes away.
-    async fn alone<T: Send + 'static>(
-        &self,
-        waiting: OwnedSemaphorePermit,
-        work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Fault> {
-        let stopped = || Fault("passphrases are not stretched any more".to_owned());
-        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| stopped())?;
-        let worked = tokio::task::spawn_blocking(move || {
-            let (_waiting, _turn) = (waiting, turn);
-            work()
-        });
-        worked.await.map_err(|_| stopped())?
     }
 }
 

@@ -489,6 +489,14 @@ fn what_is_not_a_request_of_the_api_has_its_code() {
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)), "{method} {path}");
         assert_eq!(answer.header("access-control-allow-origin"), None);
     }
+    // what any page could send changes nothing, whatever the operation
+    for (path, item) in api.description["paths"].as_object().unwrap() {
+        if item.get("post").is_some() {
+            let path = path.trim_start_matches("/api/v1").replace("{id}", id);
+            let answer = api.send(&post(&path, "{}").with("Content-Type", "text/plain"), Some(&ann.token));
+            assert_eq!(Api::refusal(&answer), (415, "unsupported_media_type".to_owned()), "{path}");
+        }
+    }
     // a body that does not come is not waited for forever, and one of a chunked length is bounded too
     let chunked = post(deny, "").with("Transfer-Encoding", "chunked");
     let mut bytes = chunked.bytes(api.at, Some(&ann.token));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     body::Body,
     extract::{FromRequest, Query, Request},
-    http::Uri,
+    http::{HeaderMap, Uri, header},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use zeroize::Zeroizing;
@@ -22,13 +22,17 @@ const LIMITS: Limits = Limits { bytes: 64 << 10, depth: 4, nodes: 64 };
 /// How long a body may take to arrive.
 const TIME: Duration = Duration::from_secs(10);
 
-/// The members of a JSON object, to be taken out one by one.
+/// The members of a JSON object, to be taken out one by one. The one way to read a body, and every operation that changes
+/// something reads one: a form of any page could send the other types without asking.
 pub(super) struct Form(Object);
 
 impl<S: Sync> FromRequest<S> for Form {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::MediaType);
+        }
         Self::read(request.into_body()).await
     }
 }
@@ -80,6 +84,21 @@ impl Form {
             Some((name, _)) => Err(unknown(name)),
         }
     }
+}
+
+/// `application/json`, in UTF-8 and not compressed.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let only = kinds.next().filter(|_| kinds.next().is_none()).and_then(|kind| kind.to_str().ok());
+    let Some(mut parts) = only.map(|kind| kind.split(';').map(str::trim)) else { return false };
+    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let utf8 = parts.all(|parameter| match parameter.split_once('=') {
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        }
+        _ => true,
+    });
+    json && utf8 && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 fn unknown(name: &str) -> Problem {
@@ -181,6 +200,38 @@ mod tests {
         for text in ["", "null", "[]", "\u{feff}{}", "{}{}", &"[".repeat(100)] {
             assert!(read(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_any_page_could_send_is_not_json() {
+        let json = |kinds: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for kind in kinds {
+                headers.append(header::CONTENT_TYPE, kind.parse().unwrap());
+            }
+            is_json(&headers)
+        };
+        for kind in ["application/json", "Application/JSON; charset=utf-8", "application/json;charset=\"UTF-8\""] {
+            assert!(json(&[kind]), "{kind}");
+        }
+        assert!(!json(&["application/json", "application/json"]) && !json(&[]));
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+            "application/jsonp",
+            "text/json",
+            "application/json; charset=utf-16",
+            "application/json, text/plain",
+            "text/plain; application/json",
+            "",
+        ] {
+            assert!(!json(&[kind]), "{kind}");
+        }
+        let mut compressed = HeaderMap::new();
+        compressed.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        compressed.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
+        assert!(!is_json(&compressed));
     }
 
     #[tokio::test]

@@ -75,9 +75,14 @@ pub(super) async fn list(State(doors): State<Arc<Doors>>, Who(session): Who, uri
 pub(super) async fn show(State(doors): State<Arc<Doors>>, Who(session): Who, id: Id) -> Result<Response, Problem> {
     let id = named(id)?;
     doors.pipeline.refresh_hold(&id).await?;
+    let cut_short = || Fault("showing a hold was cut short".to_owned());
+    let turn = Arc::clone(&doors.api.shown).acquire_owned().await.map_err(|_| cut_short())?;
     // large arguments take their time
-    let shown = tokio::task::spawn_blocking(move || view::whole(&doors.pipeline, &id, &session.approver));
-    let shown = shown.await.map_err(|_| Fault("showing a hold was cut short".to_owned()))??;
+    let shown = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        view::whole(&doors.pipeline, &id, &session.approver)
+    });
+    let shown = shown.await.map_err(|_| cut_short())??;
     shown.map(answer).ok_or(Problem::Act(Rejected::UnknownHold))
 }
 

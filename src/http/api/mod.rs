@@ -30,14 +30,18 @@ const DESCRIPTION: &str = include_str!("openapi.json");
 /// Event streams at once.
 const STREAMS: usize = 64;
 
+/// Holds that are shown whole at once: their arguments may be large.
+const SHOWN: usize = 4;
+
 /// What the API keeps for itself.
 pub(super) struct Desk {
     streams: Arc<Semaphore>,
+    shown: Arc<Semaphore>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
-        Self { streams: Arc::new(Semaphore::new(STREAMS)) }
+        Self { streams: Arc::new(Semaphore::new(STREAMS)), shown: Arc::new(Semaphore::new(SHOWN)) }
     }
 }
 
