@@ -248,3 +248,124 @@ fn only_an_idempotent_tool_runs_again_after_a_crash_under_the_same_key() {
         house.done(&["ledger", "verify", "data"]);
     }
 }
+
+/// The hold that an answer speaks of.
+fn hold_of(answer: &Answer) -> String {
+    let decision = answer.response().pointer("/result/_meta/countersign~1decision").cloned().unwrap_or_default();
+    decision["hold"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+}
+
+#[test]
+fn what_changes_in_between_makes_it_void_with_a_reason_of_its_own() {
+    let upstream = Recorder::usual();
+    let mut house = House::new(&http_upstream("up", &upstream.url(), ""), GRANTS);
+    house.register();
+    enrol(&house);
+    house.serve();
+    let contract = house.path().join("schemas/up/write.json");
+    let reviewed = std::fs::read_to_string(&contract).unwrap();
+    type Between<'a> = (&'a str, bool, &'a dyn Fn(&House));
+    let changes: [Between<'_>; 4] = [
+        ("void_policy_changed", true, &|house| {
+            house
+                .grant(&format!("{GRANTS}\n@id(\"more\") permit (principal == Agent::\"other\", action, resource);\n"));
+            house.done(&["reload"]);
+        }),
+        ("void_contract_changed", false, &|house| {
+            std::fs::write(&contract, reviewed.replace("\"labels\": []", "\"labels\": [\"pii\"]")).unwrap();
+            house.done(&["reload"]);
+        }),
+        ("void_principal_revoked", true, &|house| {
+            house.done(&["agent", "revoke", "tester"]);
+        }),
+        ("void_payload_missing", false, &|house| {
+            let entries = house.entries();
+            let held = entries.iter().rfind(|entry| kind_of(entry) == "call.held").unwrap();
+            house.done(&["ledger", "redact", &held["seq"].to_string()]);
+        }),
+    ];
+    for (number, (reason, before_it_is_countersigned, change)) in changes.iter().enumerate() {
+        let token = house.token("tester", &["--ttl", "1h"]);
+        let arguments = format!(r#"{{"text":"{number}"}}"#);
+        let sent = Request::call("up__write", &arguments).bytes(house.mcp, Some(&token));
+        let mut waiting = crate::wire::connect(house.mcp);
+        std::io::Write::write_all(&mut waiting, &sent).unwrap();
+        until("it is held", SOON, || (house.count("call.held") == number + 1).then_some(()));
+        // nobody waits while it changes
+        drop(waiting);
+        let mut ann = Ann { house: &house, token: None };
+        if !before_it_is_countersigned {
+            assert_eq!(ann.countersign_all(), 1, "{reason}");
+        }
+        change(&house);
+        let countersigned = ann.countersign_all();
+        assert_eq!(countersigned, 0, "{reason}: nothing is left to countersign");
+        if *reason == "void_payload_missing" {
+            // the identical call has its arguments with it: they are what was countersigned
+            assert!(house.call(&token, "up__write", &arguments).is_success());
+            continue;
+        }
+        until(reason, SOON, || {
+            let entries = house.entries();
+            let void = entries.iter().rfind(|entry| kind_of(entry) == "hold.void")?;
+            (void["entry"]["reason"] == *reason).then_some(())
+        });
+    }
+    assert_eq!(upstream.calls().len(), 1);
+    house.stop();
+    house.done(&["ledger", "verify", "data"]);
+}
+
+#[test]
+fn a_countersignature_is_for_one_agent_one_user_one_task_and_one_set_of_arguments() {
+    let upstream = Recorder::usual();
+    let grants =
+        "@id(\"held\") @hold(\"owner\") @expires(\"30m\")\npermit (principal, action in Action::\"call\", resource);\n";
+    let mut house = House::new(&http_upstream("up", &upstream.url(), ""), grants);
+    house.register();
+    enrol(&house);
+    house.serve();
+    let calls: [(&str, &[&str], &str); 5] = [
+        ("tester", &[], r#"{"text":"a"}"#),
+        ("tester", &[], r#"{"text":"b"}"#),
+        ("tester", &["--task", "t1"], r#"{"text":"a"}"#),
+        ("tester", &["--for", "carol"], r#"{"text":"a"}"#),
+        ("other", &[], r#"{"text":"a"}"#),
+    ];
+    let tokens: Vec<String> = calls.iter().map(|(agent, more, _)| house.token(agent, more)).collect();
+    for (number, ((.., arguments), token)) in calls.iter().zip(&tokens).enumerate() {
+        let sent = Request::call("up__write", arguments).bytes(house.mcp, Some(token));
+        std::io::Write::write_all(&mut crate::wire::connect(house.mcp), &sent).unwrap();
+        until("it is held", SOON, || (house.count("call.held") == number + 1).then_some(()));
+    }
+    // only the first is countersigned
+    let entries = house.entries();
+    let first = entries.iter().find(|entry| kind_of(entry) == "call.held").unwrap()["entry"]["hold"].clone();
+    let mut ann = Ann { house: &house, token: None };
+    let who = json!({"approver": "ann", "passphrase": PASSPHRASE});
+    let answer = ann.send("POST", "/login", Some(&who)).unwrap();
+    ann.token = answer.messages[0]["token"].as_str().map(str::to_owned);
+    let path = format!("/holds/{}", first.as_str().unwrap());
+    let shown = ann.send("GET", &path, None).unwrap().messages[0].clone();
+    let body = json!({"digest": shown["digest"], "passphrase": PASSPHRASE});
+    assert_eq!(ann.send("POST", &format!("{path}/approve"), Some(&body)).unwrap().status, 200);
+    for token in &tokens[1..] {
+        // clients that give up at once
+        let sent = Request::call("up__write", r#"{"text":"a"}"#).bytes(house.mcp, Some(token));
+        std::io::Write::write_all(&mut crate::wire::connect(house.mcp), &sent).unwrap();
+    }
+    assert!(house.call(&tokens[0], "up__write", r#"{"text":"a"}"#).is_success());
+    assert_eq!((upstream.calls().len(), house.count("hold.spent")), (1, 1), "the others wait on");
+    assert_eq!(house.count("call.held"), 5, "and nobody is asked twice");
+    // a denial sticks to the identical call, and to no other
+    let holds = ann.send("GET", "/holds?state=pending", None).unwrap().messages[0]["holds"].clone();
+    let second = holds.as_array().unwrap().iter().find(|hold| hold["agent"] == "other").unwrap().clone();
+    let deny = json!({"digest": second["digest"], "reason": "not today"});
+    let path = format!("/holds/{}/deny", second["id"].as_str().unwrap());
+    assert_eq!(ann.send("POST", &path, Some(&deny)).unwrap().status, 200);
+    let denied = house.call(&tokens[4], "up__write", r#"{"text":"a"}"#);
+    assert_eq!(denied.reason().as_deref(), Some("denied_sticky"), "{denied:?}");
+    assert_eq!(hold_of(&denied), second["id"]);
+    assert!(denied.response().to_string().contains("not today"), "the agent is told why");
+    house.stop();
+}
