@@ -120,6 +120,9 @@ pub mod ledger;
 // The tool servers behind the wall.
 pub mod upstream;
 
+// Whoever can approve is told that there is something to approve.
+pub mod notify;
+
 // The road, top to bottom.
 pub mod pipeline;
 
@@ -128,9 +131,6 @@ pub mod observe;
 
 // `countersign.toml`.
 pub mod config;
-
-// Whoever can approve is told that there is something to approve.
-pub mod notify;
 
 // The agents' door: MCP over HTTP and stdio.
 pub mod mcp;

@@ -104,6 +104,9 @@ pub struct Metrics {
     policies: Gauge,
     tools: Gauge,
     quarantined: Gauge,
+    holds_open: Family<Labels<1>, Gauge>,
+    undelivered: Family<Labels<1>, Gauge>,
+    given_up: Family<Labels<1>, Gauge>,
     process_start: Gauge<f64, AtomicU64>,
     /// What one upstream's calls count into, resolved once.
     handles: ArcSwap<HashMap<String, Arc<Handles>>>,
@@ -133,6 +136,7 @@ impl Default for Metrics {
         let (upstream_up, upstream_in_flight) = (Family::default(), Family::default());
         let (ledger_entries, ledger_healthy) = (Gauge::default(), Gauge::default());
         let (policies, tools, quarantined) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (holds_open, undelivered, given_up) = (Family::default(), Family::default(), Family::default());
         let process_start = Gauge::default();
         registry.register("build", "the program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("calls", "calls that reached a tool server, by outcome", calls.clone());
@@ -152,6 +156,17 @@ impl Default for Metrics {
         registry.register("policies", "policies in force", policies.clone());
         registry.register("tools", "tools on offer", tools.clone());
         registry.register("tools_quarantined", "tools not offered because of their definition", quarantined.clone());
+        registry.register("holds_open", "calls that wait, by the state of their hold", holds_open.clone());
+        registry.register(
+            "notifications_undelivered",
+            "events about holds that a receiver was not told of yet",
+            undelivered.clone(),
+        );
+        registry.register(
+            "notifications_given_up",
+            "events about holds that a receiver did not take, and was not told of",
+            given_up.clone(),
+        );
         registry.register_with_unit(
             "start_time",
             "when the server started, since the Unix epoch",
@@ -172,6 +187,9 @@ impl Default for Metrics {
             policies,
             tools,
             quarantined,
+            holds_open,
+            undelivered,
+            given_up,
             process_start,
             handles: ArcSwap::default(),
         }
@@ -189,6 +207,17 @@ pub struct UpstreamState {
     pub in_flight: usize,
 }
 
+/// How one receiver of notifications fares at the moment of a scrape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverState {
+    /// Its name in the configuration, or `command`.
+    pub name: String,
+    /// Events it was not told of yet.
+    pub undelivered: usize,
+    /// Events that it did not take, and was not told of.
+    pub given_up: u64,
+}
+
 /// What is so at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -204,6 +233,12 @@ pub struct Snapshot {
     pub tools: usize,
     /// Tools in quarantine.
     pub quarantined: usize,
+    /// Holds that wait for a countersignature.
+    pub holds_pending: usize,
+    /// Holds that are countersigned, and not run yet.
+    pub holds_approved: usize,
+    /// Receivers of notifications.
+    pub receivers: Vec<ReceiverState>,
 }
 
 impl Metrics {
@@ -257,6 +292,14 @@ impl Metrics {
         self.policies.set(whole(now.policies));
         self.tools.set(whole(now.tools));
         self.quarantined.set(whole(now.quarantined));
+        for (state, count) in [("pending", now.holds_pending), ("approved", now.holds_approved)] {
+            self.holds_open.get_or_create(&[("state", state.to_owned())]).set(whole(count));
+        }
+        for receiver in &now.receivers {
+            let labels = [("receiver", receiver.name.clone())];
+            self.undelivered.get_or_create(&labels).set(whole(receiver.undelivered));
+            self.given_up.get_or_create(&labels).set(i64::try_from(receiver.given_up).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         // writing to a string cannot fail
         let _written = encode(&mut text, &self.registry);
@@ -294,7 +337,14 @@ mod tests {
         metrics.settled("bank", "unknown", Duration::from_millis(3));
         metrics.stage(Stage::Decide, Duration::from_micros(20));
         let status = UpstreamState { name: "bank".to_owned(), ready: true, in_flight: 2 };
-        let text = metrics.render(&Snapshot { upstreams: vec![status], ledger_entries: 7, ..Snapshot::default() });
+        let receiver = ReceiverState { name: "hook".to_owned(), undelivered: 3, given_up: 1 };
+        let text = metrics.render(&Snapshot {
+            upstreams: vec![status],
+            ledger_entries: 7,
+            holds_pending: 4,
+            receivers: vec![receiver],
+            ..Snapshot::default()
+        });
         for line in [
             "countersign_calls_refused_total{reason=\"not_granted\"} 2",
             "countersign_unauthenticated_total{reason=\"token_expired\"} 1",
@@ -306,6 +356,10 @@ mod tests {
             "countersign_upstream_in_flight{upstream=\"bank\"} 2",
             "countersign_ledger_entries 7",
             "countersign_ledger_healthy 0",
+            "countersign_holds_open{state=\"pending\"} 4",
+            "countersign_holds_open{state=\"approved\"} 0",
+            "countersign_notifications_undelivered{receiver=\"hook\"} 3",
+            "countersign_notifications_given_up{receiver=\"hook\"} 1",
         ] {
             assert!(text.contains(line), "`{line}` is not in\n{text}");
         }
@@ -336,6 +390,7 @@ mod tests {
             ("outcome", set(&OUTCOMES)),
             ("stage", set(&Stage::ALL.map(Stage::word))),
             ("upstream", set(&["bank", "files"])),
+            ("state", set(&["pending", "approved"])),
         ]
         .into();
         assert_eq!(values, expected);

@@ -55,6 +55,8 @@ pub struct Pipeline {
     pub detached: Detached,
     /// Where approvers look: the console's address, without a slash at its end.
     pub console: String,
+    /// Who is told of holds, once the house runs.
+    pub notifier: std::sync::OnceLock<crate::notify::Notifier>,
     /// The turn of calls that were countersigned and are about to be run.
     pub holding: Holding,
     /// Tells the doors that what is offered changed; whoever replaces the catalog or the grants sends on it.

@@ -4,6 +4,8 @@
 //! connects the upstreams and watches the files. The doors ([`crate::mcp`], [`crate::http`]) are opened by
 //! whoever runs the house.
 
+mod told;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -33,11 +35,14 @@ use crate::{
     identity::Identity,
     json::{Canonical, Digest},
     ledger::{Event, Filter, Ledger, NotOpened, Options, Recovery},
+    notify::{Notifier, Source as Events},
     observe::Metrics,
     pipeline::{Detached, HouseChange, OnAdvertised, Pipeline},
     secret_file,
     upstream::Upstreams,
 };
+
+use told::Told;
 
 /// Quarantine notes that may wait to be written.
 const NOTES: usize = 10_000;
@@ -262,6 +267,7 @@ impl House {
             changed: tokio::sync::broadcast::channel(CHANGES).0,
             heavy: tokio::sync::Mutex::default(),
             console: config.console_url(),
+            notifier: std::sync::OnceLock::new(),
             holding: crate::pipeline::Holding::default(),
             detached: Detached::default(),
         });
@@ -292,8 +298,13 @@ impl House {
         ledger.note(Event::PolicyLoaded { set: grants.digest(), policies: grants.len() }).await?;
         self.note_pins().await?;
         self.pipeline.upstreams.start(Arc::clone(&self.pipeline) as Arc<dyn crate::upstream::Host>);
+        let told = Told::new(ledger.clone(), self.pipeline.console.clone());
+        let events = Arc::clone(&told) as Arc<dyn Events>;
+        let notifier = Notifier::start(&self.config.notify, &self.config.data, &events, &self.pipeline.clock)?;
+        let _started_once = self.pipeline.notifier.set(notifier);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = running.as_mut() {
+            running.tasks.spawn(told.follow(running.stop.subscribe()));
             let watching = Watch {
                 seen: self.seen.clone(),
                 shelf: Arc::clone(&self.shelf),
@@ -453,6 +464,9 @@ impl House {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.pipeline.upstreams.stop().await;
         self.pipeline.settle_detached().await;
+        if let Some(notifier) = self.pipeline.notifier.get() {
+            notifier.stop().await;
+        }
         if let Some(mut running) = running {
             running.stop.send_replace(true);
             running.tasks.abort_all();

@@ -29,7 +29,7 @@ use problem::Problem;
 use crate::{
     call::Fault,
     config::Console,
-    observe::{Snapshot, UpstreamState},
+    observe::{ReceiverState, Snapshot, UpstreamState},
     pipeline::Pipeline,
 };
 
@@ -149,6 +149,13 @@ pub(crate) fn snapshot(pipeline: &Pipeline) -> Snapshot {
         ready: status.state == "ready",
         in_flight: status.in_flight,
     });
+    let holds = pipeline.ledger.holds(crate::hold::Book::counts);
+    let receivers = pipeline.notifier.get().map(|notifier| notifier.fares()).unwrap_or_default();
+    let receivers = receivers.into_iter().map(|fares| ReceiverState {
+        name: fares.name,
+        undelivered: fares.undelivered,
+        given_up: fares.refused,
+    });
     Snapshot {
         upstreams: upstreams.collect(),
         ledger_entries: pipeline.ledger.size(),
@@ -156,6 +163,9 @@ pub(crate) fn snapshot(pipeline: &Pipeline) -> Snapshot {
         policies: pipeline.grants.load().len(),
         tools: catalog.tools().count(),
         quarantined: catalog.quarantined().len(),
+        holds_pending: holds.pending,
+        holds_approved: holds.approved,
+        receivers: receivers.collect(),
     }
 }
 

@@ -44,6 +44,8 @@ const MOST_COUNTED: usize = 1000;
 const PATIENCE: u32 = 8;
 /// How long a delivery that is under way has to end when the house stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// Entries without an event after which it is written down that there was none.
+const FAR: u64 = 4096;
 /// A receiver looks for itself this often, should it not have been woken.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -81,6 +83,14 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// [`Fault`] when they cannot be read.
     fn events_after(&self, after: u64, most: usize) -> Result<Vec<Event>, Fault>;
+
+    /// How many there are, counted up to `most`. May block.
+    ///
+    /// # Errors
+    /// [`Fault`] when they cannot be read.
+    fn count_after(&self, after: u64, most: usize) -> Result<usize, Fault> {
+        Ok(self.events_after(after, most)?.len())
+    }
 
     /// After which number a receiver begins that is new here: just before the oldest hold that is still open.
     /// May block.
@@ -169,7 +179,7 @@ struct Receiver {
 /// The receivers of one house, each told by a task of its own. Dropping it ends them.
 pub struct Notifier {
     receivers: Vec<Arc<Receiver>>,
-    tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
     stop: watch::Sender<bool>,
 }
 
@@ -228,7 +238,7 @@ impl Notifier {
             tasks.spawn(Arc::clone(&receiver).run(stopped.clone()));
             receivers.push(receiver);
         }
-        Ok(Self { receivers, tasks, stop })
+        Ok(Self { receivers, tasks: Mutex::new(tasks), stop })
     }
 
     /// How each receiver fares. May block, as [`Source::events_after`] does.
@@ -237,11 +247,12 @@ impl Notifier {
     }
 
     /// Ends it: what is being delivered has two seconds; what is not delivered will be after the next start.
-    pub async fn stop(mut self) {
-        let _nobody_listens = self.stop.send(true);
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async { while tasks.join_next().await.is_some() {} };
         let _in_time = timeout(GRACE, all).await;
-        self.tasks.shutdown().await;
+        tasks.shutdown().await;
     }
 }
 
@@ -253,7 +264,7 @@ impl Receiver {
     fn fares(&self) -> Fares {
         let cursor = self.at();
         let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let undelivered = self.source.events_after(cursor.seq, MOST_COUNTED).map_or(0, |events| events.len());
+        let undelivered = self.source.count_after(cursor.seq, MOST_COUNTED).unwrap_or(0);
         let (since, error) = failing.unzip();
         Fares { name: self.name.clone(), undelivered, refused: cursor.refused, error, since }
     }
@@ -262,7 +273,8 @@ impl Receiver {
         let mut newest = self.source.newest();
         let mut failures = 0;
         loop {
-            newest.mark_unchanged();
+            // everything up to here has been looked at once the answer is in
+            let end = *newest.borrow_and_update();
             let (source, after) = (Arc::clone(&self.source), self.at().seq);
             let read = spawn_blocking(move || source.events_after(after, BATCH)).await;
             let events = match read {
@@ -278,6 +290,10 @@ impl Receiver {
                 Err(_ended) => return,
             };
             if events.is_empty() {
+                // a start should not have to read all that happened since the last event
+                if end > after.saturating_add(FAR) {
+                    self.advance(end, false).await;
+                }
                 let woken = tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return,
                     changed = newest.changed() => changed.is_ok(),

@@ -9,7 +9,7 @@ use std::{
 /// The road and what it rests on.
 const BELOW_THE_DOORS: &[&str] = &[
     "json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "identity", "approver", "upstream",
-    "pipeline", "observe", "config",
+    "notify", "pipeline", "observe", "config",
 ];
 
 /// What a house is put together from.
