@@ -1,5 +1,6 @@
 //! The command line.
 
+mod approvers;
 mod attach;
 pub mod bank;
 mod call;
@@ -7,12 +8,14 @@ mod check;
 mod control;
 mod explain;
 mod files;
+mod holds;
 mod ledger;
 mod outcome;
 mod quickstart;
 mod request;
 mod serve;
 mod show;
+mod terminal;
 
 pub use outcome::{Exit, Failure};
 pub use request::{Request, execute, with_house};
@@ -91,6 +94,12 @@ enum Command {
     /// Agents and their tokens
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Calls that wait for a person
+    #[command(subcommand)]
+    Hold(holds::HoldCommand),
+    /// The people who countersign
+    #[command(subcommand)]
+    Approver(approvers::ApproverCommand),
     /// What happened
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -109,7 +118,7 @@ enum Command {
     /// Try it: a small bank behind Countersign, with grants, a token and calls to paste
     #[command(after_help = "Examples:\n  countersign quickstart\n  countersign quickstart --dir demo --listen \
                             127.0.0.1:0 --console-listen 127.0.0.1:0 --json\n\nThe second form prints one line \
-                            {\"mcp\",\"console\",\"token\",\"dir\",\"pid\"} once it serves.")]
+                            {\"mcp\",\"console\",\"token\",\"enrol\",\"dir\",\"pid\"} once it serves.")]
     Quickstart {
         /// The folder; made where there is none, gone on with where there is
         #[arg(long, default_value = "countersign-quickstart")]
@@ -503,6 +512,8 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
             });
             done
         }
+        Command::Hold(command) => holds::run(place, command).await,
+        Command::Approver(command) => approvers::run(place, command).await,
         Command::Ledger(command) => ledger::run(place, command).await,
         Command::Call(args) => call::call(place, args).await,
         Command::Status => status(place).await,

@@ -4,10 +4,12 @@
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::{
     Place, bank,
     files::{cannot_write, log_name, write_new},
+    holds::not_done,
     outcome::{Exit, Failure},
     serve::serve,
     show,
@@ -24,10 +26,14 @@ use crate::{
     },
     identity::TokenRequest,
     json::Value,
+    server::House,
 };
 
 /// The agent that the grants are for.
 const AGENT: &str = "demo";
+/// The newcomer, and the role that the grants hold for.
+const APPROVER: &str = "you";
+const ROLE: &str = "owner";
 
 const CONFIG: &str = "\
 # The quickstart's house. Every key: docs/configuration.md.
@@ -151,16 +157,28 @@ pub(super) async fn quickstart(
         let request = TokenRequest { agent: AGENT.to_owned(), ttl, task: None, user: None };
         let token = house.pipeline.identity.issue(request).await?;
         let (mcp, console) = (house.config.endpoint(), house.config.console_url());
+        let code = invited(house).await?;
+        let code = code.as_deref().map(String::as_str);
         if json {
-            let line = json!({"mcp": mcp, "console": console, "token": token, "dir": dir.display().to_string(),
-                              "pid": std::process::id()});
+            let line = json!({"mcp": mcp, "console": console, "token": token, "enrol": code,
+                              "dir": dir.display().to_string(), "pid": std::process::id()});
             show::line(&line.to_string());
         } else {
-            show::text(&told(&program, &dir, &mcp, &console, &token));
+            show::text(&told(&program, &dir, &mcp, &console, &token, code));
         }
         Ok(())
     })
     .await
+}
+
+/// The code that the newcomer enrols with as an approver; `None` once somebody is enrolled.
+async fn invited(house: &House) -> Result<Option<Zeroizing<String>>, Failure> {
+    if house.pipeline.ledger.holds(|book| book.roster().enrolled().next().is_some()) {
+        return Ok(None);
+    }
+    let roles = [ROLE.to_owned()].into();
+    let added = house.pipeline.approvers.add(APPROVER, roles, [].into(), None).await.map_err(not_done)?;
+    Ok(added.code.map(|code| code.reveal()))
 }
 
 /// Writes every file that is not there; what is there is gone on with.
@@ -212,10 +230,13 @@ fn keep_program(config: &mut Config, program: &Path) {
     }
 }
 
-fn told(program: &Path, dir: &Path, mcp: &str, console: &str, token: &str) -> String {
+fn told(program: &Path, dir: &Path, mcp: &str, console: &str, token: &str, code: Option<&str>) -> String {
     // whole paths: the lines are pasted in another terminal, which may be in another folder
     let (program, house) = (quoted(program), quoted(dir));
     let call = format!("{program} -C {house} call --agent {AGENT}");
+    let enrol = code.map_or_else(String::new, |code| {
+        format!("It needs your approval: enrol once, as `{APPROVER}`, with a passphrase of your own,\n\n  {program} -C {house} approver enrol {code}\n\n")
+    });
     format!(
         "\
 Countersign serves a small bank. Everything it runs on is in {dir}.
@@ -239,6 +260,15 @@ this one has a bad argument,
 and this one is not granted.
 
   {call} bank__refund '{{\"account\": \"bob\", \"amount\": 5}}'
+
+A transfer of more than 100 waits for a person:
+
+  {call} bank__transfer '{{\"from\": \"alice\", \"to\": \"bob\", \"amount\": 250}}'
+
+{enrol}then look at what waits, and countersign it: it goes through once.
+
+  {program} -C {house} hold list
+  {program} -C {house} hold approve HOLD
 
 What happened: {program} -C {house} ledger tail
 ",

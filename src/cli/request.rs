@@ -6,13 +6,15 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::{
-    control,
+    approvers, control, holds,
     outcome::{Exit, Failure, error_json},
     show,
 };
 use crate::{
+    approver::Passphrase,
     clock::Clock,
     config::{Config, Transport},
     contract::UpstreamName,
@@ -91,6 +93,76 @@ pub enum Request {
         /// Teams it belongs to.
         teams: Vec<String>,
     },
+    /// Holds, the newest first.
+    ListHolds {
+        /// Of this state; `open` for those that can still be run, `all` for every one that is known.
+        state: String,
+        /// How many at most.
+        most: usize,
+    },
+    /// One hold, as an approver is shown it.
+    ShowHold {
+        /// Its id.
+        hold: String,
+        /// Who looks; without, the one approver who could countersign it.
+        approver: Option<String>,
+    },
+    /// Countersigns a hold.
+    ApproveHold {
+        /// Its id.
+        hold: String,
+        /// The digest that was shown.
+        digest: String,
+        /// Who countersigns.
+        approver: String,
+        /// What unlocks their key.
+        passphrase: Typed,
+    },
+    /// Denies a hold.
+    DenyHold {
+        /// Its id.
+        hold: String,
+        /// The digest that was shown.
+        digest: String,
+        /// Who denies.
+        approver: String,
+        /// What shows that it is they.
+        passphrase: Typed,
+        /// Why, for the agent.
+        reason: String,
+    },
+    /// Withdraws a hold.
+    CancelHold {
+        /// Its id.
+        hold: String,
+    },
+    /// Everybody who may countersign.
+    ListApprovers,
+    /// Adds an approver, or changes one's roles and names.
+    AddApprover {
+        /// The name.
+        name: String,
+        /// The roles.
+        roles: Vec<String>,
+        /// Other names of the same person.
+        also: Vec<String>,
+        /// Who vouches.
+        vouch: Option<Voucher>,
+    },
+    /// Takes an approver out.
+    RemoveApprover {
+        /// The name.
+        name: String,
+        /// Who vouches.
+        vouch: Option<Voucher>,
+    },
+    /// Enrols whom a code was given to.
+    EnrolApprover {
+        /// The one-time code.
+        code: Typed,
+        /// The passphrase that they chose.
+        passphrase: Typed,
+    },
     /// Entries of the ledger in order.
     LedgerEntries {
         /// The first.
@@ -152,6 +224,55 @@ pub enum Request {
     Stop,
 }
 
+/// Something that a person typed and nobody else is to see.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Typed(Zeroizing<String>);
+
+impl Typed {
+    /// What was typed.
+    pub fn new(text: Zeroizing<String>) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// A passphrase.
+    pub fn passphrase(self) -> Passphrase {
+        Passphrase::new(self.0)
+    }
+}
+
+impl std::fmt::Debug for Typed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Typed(…)")
+    }
+}
+
+impl Serialize for Typed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Typed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+/// An enrolled approver who vouches for another's coming or going.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Voucher {
+    /// Who.
+    pub approver: String,
+    /// What unlocks their key.
+    pub passphrase: Typed,
+}
+
 /// Asks the running server, or opens the house for this one request.
 ///
 /// # Errors
@@ -164,7 +285,12 @@ pub async fn with_house(config: Config, request: Request) -> Result<Value, Failu
         }
         let opened = match request {
             Request::Reload | Request::Stop => return Err(no_server()),
-            Request::Status | Request::ExplainGrant { .. } => House::open(config.clone(), Clock::System),
+            // what is shown or countersigned depends on the grants that are in force
+            Request::Status
+            | Request::ExplainGrant { .. }
+            | Request::ShowHold { .. }
+            | Request::ApproveHold { .. }
+            | Request::DenyHold { .. } => House::open(config.clone(), Clock::System),
             // a grant that does not check stops neither what would mend it nor a revocation
             _ => House::open_unjudging(config.clone(), Clock::System),
         };
@@ -224,6 +350,21 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
         }
         Request::ExplainGrant { agent, tool, arguments, user, task, teams } => {
             super::explain::explain(house, super::explain::Question { agent, tool, arguments, user, task, teams })
+        }
+        Request::ListHolds { state, most } => holds::list(house, &state, most),
+        Request::ShowHold { hold, approver } => holds::show(house, &hold, approver).await,
+        Request::ApproveHold { hold, digest, approver, passphrase } => {
+            holds::approve(house, &hold, &digest, &approver, &passphrase.passphrase()).await
+        }
+        Request::DenyHold { hold, digest, approver, passphrase, reason } => {
+            holds::deny(house, &hold, &digest, &approver, &passphrase.passphrase(), &reason).await
+        }
+        Request::CancelHold { hold } => holds::cancel(house, &hold).await,
+        Request::ListApprovers => Ok(approvers::list(house)),
+        Request::AddApprover { name, roles, also, vouch } => approvers::add(house, &name, roles, also, vouch).await,
+        Request::RemoveApprover { name, vouch } => approvers::remove(house, &name, vouch).await,
+        Request::EnrolApprover { code, passphrase } => {
+            approvers::enrol(house, code.reveal(), &passphrase.passphrase()).await
         }
         Request::LedgerEntries { from, most, wait_ms } => entries(house, from, most, wait_ms).await,
         Request::LedgerSelect { from, most, agent, tool, kind, since } => {
@@ -313,7 +454,24 @@ fn status(house: &House) -> Value {
         "tools": now.tools,
         "quarantined": now.quarantined,
         "upstreams": upstreams,
+        "holds": {"pending": now.holds_pending, "approved": now.holds_approved},
+        "notifications": notifications(house),
     })
+}
+
+/// How each receiver of notifications fares; none where no server runs, as nobody is told anything then.
+fn notifications(house: &House) -> Vec<Value> {
+    let fares = house.pipeline.notifier.get().map(|notifier| notifier.fares()).unwrap_or_default();
+    let told = fares.into_iter().map(|fares| {
+        json!({
+            "name": fares.name,
+            "undelivered": fares.undelivered,
+            "given_up": fares.refused,
+            "error": fares.error,
+            "since": fares.since.map(|at| at.to_string()),
+        })
+    });
+    told.collect()
 }
 
 async fn register(house: &House, upstream: Option<String>) -> Result<Value, Failure> {
@@ -465,12 +623,24 @@ pub(super) fn errors_json(errors: &[crate::grant::ConfigError]) -> Vec<Value> {
 mod tests {
     use super::*;
 
+    fn typed(text: &str) -> Typed {
+        Typed::new(Zeroizing::new(text.to_owned()))
+    }
+
+    #[test]
+    fn what_was_typed_is_not_shown_by_accident() {
+        let voucher = Voucher { approver: "ann".to_owned(), passphrase: typed("hunter2") };
+        let request = Request::RemoveApprover { name: "bob".to_owned(), vouch: Some(voucher) };
+        assert!(!format!("{request:?}").contains("hunter2"), "{request:?}");
+    }
+
     #[test]
     fn a_request_is_one_of_a_closed_set() {
         for request in [
             Request::Status,
             Request::LedgerEntries { from: 1, most: 2, wait_ms: 3 },
             Request::AcceptTool { tool: "a__b".to_owned(), digest: None },
+            Request::EnrolApprover { code: typed("code"), passphrase: typed("hunter2") },
         ] {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);

@@ -100,6 +100,28 @@ pub(super) fn status(answer: &Value) -> String {
             format!("{} on offer, {} in quarantine", number(answer, "tools"), number(answer, "quarantined")),
         ],
     ];
+    if let Some(holds) = answer.get("holds") {
+        let (pending, approved) = (number(holds, "pending"), number(holds, "approved"));
+        rows.push(vec![
+            "holds".to_owned(),
+            format!("{pending} wait to be countersigned, {approved} countersigned and not run yet"),
+        ]);
+    }
+    for receiver in items(answer, "notifications") {
+        let (undelivered, given_up) = (number(receiver, "undelivered"), number(receiver, "given_up"));
+        let mut fares = format!("{undelivered} undelivered");
+        if given_up > 0 {
+            fares.push_str(&format!(", {given_up} given up"));
+        }
+        if !field(receiver, "error").is_empty() {
+            fares.push_str(&format!(
+                ", failing since {}: {}",
+                field(receiver, "since"),
+                visible(field(receiver, "error"))
+            ));
+        }
+        rows.push(vec![format!("notify {}", field(receiver, "name")), fares]);
+    }
     for upstream in items(answer, "upstreams") {
         let mut fares = format!("{} ({})", field(upstream, "state"), field(upstream, "transport"));
         let error = field(upstream, "last_error");
@@ -178,7 +200,21 @@ pub(super) fn entry(entry: &Value) -> String {
         format!("{:16}", field(entry, "kind")),
     ];
     // an entry's members are many: the ones that say who and what come first, the rest is for `show`
-    for name in ["outcome", "reason", "tool", "upstream", "call", "agent", "credential", "policies", "version", "why"] {
+    for name in [
+        "outcome",
+        "hold",
+        "reason",
+        "tool",
+        "upstream",
+        "call",
+        "agent",
+        "approver",
+        "by",
+        "credential",
+        "policies",
+        "version",
+        "why",
+    ] {
         match entry.get(name).or_else(|| entry.pointer(&format!("/principal/{name}"))) {
             Some(Value::String(text)) if !text.is_empty() => cells.push(format!("{name}={}", visible(text))),
             Some(Value::Number(number)) => cells.push(format!("{name}={number}")),

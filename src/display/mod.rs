@@ -177,18 +177,29 @@ impl Display {
 /// Appends a line, and what does not fit into it behind `next` on lines of their own: a terminal that wraps by
 /// itself would begin them at its left edge, where only we do.
 pub fn wrap(line: &str, columns: usize, next: &str, out: &mut String) {
-    let columns = columns.max(next.len() + 8);
+    // so far back is a space looked for to break behind, so that words stay whole
+    const BACK: usize = 16;
+    let columns = columns.max(next.len() + 8 + BACK);
     let mut used = 0;
+    // where the last space of the line ends: in `out`, and in columns
+    let mut space = None;
     for letter in line.chars() {
         // no letter that is left as it is takes more than two columns
         let wide = if letter.is_ascii() { 1 } else { 2 };
         if used + wide > columns {
-            out.push('\n');
-            out.push_str(next);
-            used = next.len();
+            let (at, there) = match space {
+                Some((at, there)) if used - there <= BACK => (at, there),
+                _ => (out.len(), used),
+            };
+            out.insert_str(at, &format!("\n{next}"));
+            used = next.len() + used - there;
+            space = None;
         }
         out.push(letter);
         used += wide;
+        if letter == ' ' {
+            space = Some((out.len(), used));
+        }
     }
     out.push('\n');
 }

@@ -87,7 +87,7 @@ fn the_first_five_minutes_and_the_second_time() {
     let mut running = Running::start(&dir);
     let mut names: Vec<&String> = running.told.as_object().unwrap().keys().collect();
     names.sort();
-    assert_eq!(names, ["console", "dir", "mcp", "pid", "token"]);
+    assert_eq!(names, ["console", "dir", "enrol", "mcp", "pid", "token"]);
     assert_eq!(running.told["pid"], running.server.id());
 
     let mode = |path: &str| std::fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o777;

@@ -464,6 +464,8 @@ fn what_quickstart_prints_works_when_it_is_pasted_elsewhere() {
     let last = printed.pop().unwrap();
     let mut told = Vec::new();
     let lines = printed.iter().filter(|line| line.contains(" call --agent ")).map(|line| line.trim());
+    // the fourth waits for a person: `approving.rs` is one
+    let lines = lines.take(3);
     for line in lines.chain(last.strip_prefix("What happened: ")) {
         let done = Command::new("sh").args(["-c", line]).current_dir(elsewhere.path()).output().unwrap();
         let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);

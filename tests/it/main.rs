@@ -9,6 +9,7 @@
 )]
 
 mod api;
+mod approving;
 mod bad_input;
 mod cli_commands;
 mod cli_quickstart;
