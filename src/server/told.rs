@@ -20,6 +20,8 @@ use crate::{
 const PAGE: usize = 512;
 /// Numbers of entries that are remembered, so that asking again does not read the log again.
 const REMEMBERED: usize = 65_536;
+/// How soon an entry that is written is looked for again.
+const SOON: std::time::Duration = std::time::Duration::from_millis(1);
 /// The entries that receivers are told of.
 const KINDS: [&str; 2] = ["call.held", "hold."];
 
@@ -51,11 +53,19 @@ impl Told {
         let mut changes = self.ledger.hold_changes();
         loop {
             self.newest.send_replace(self.ledger.size().saturating_sub(1));
-            tokio::select! {
+            let changed = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-                changed = changes.recv() => if matches!(changed, Err(broadcast::error::RecvError::Closed)) {
-                    return;
-                },
+                changed = changes.recv() => changed,
+            };
+            match changed {
+                // a change is told a moment before its entry can be read
+                Ok(change) => {
+                    while self.ledger.size() <= change.seq && self.ledger.healthy() {
+                        tokio::time::sleep(SOON).await;
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
             }
         }
     }
