@@ -1,5 +1,5 @@
 //! The console listener: health, metrics and the log's tiles, which need no credential and change nothing; and the
-//! approvers' door, [`api`], which needs a session.
+//! approvers' door, `api`, which needs a session.
 
 mod api;
 mod connections;

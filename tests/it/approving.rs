@@ -64,11 +64,16 @@ impl House {
     fn held(&self, amount: u64) -> (String, Child) {
         let before: Vec<String> = holds(&self.dir, "all").iter().map(|hold| text(hold, "id")).collect();
         let call = transfer(&self.dir, amount);
+        (self.opened(&before), call)
+    }
+
+    /// The open hold that was not there before.
+    fn opened(&self, before: &[String]) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
             let now = holds(&self.dir, "open");
             if let Some(hold) = now.iter().map(|hold| text(hold, "id")).find(|id| !before.contains(id)) {
-                return (hold, call);
+                return hold;
             }
             assert!(Instant::now() < until, "no hold was opened");
             std::thread::sleep(Duration::from_millis(20));
