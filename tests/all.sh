@@ -117,6 +117,8 @@ documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --docu
 
 clients() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/run.mjs; }
 
+holds() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/holds.mjs; }
+
 conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/run.mjs; }
 
 step "system packages" system_packages
@@ -147,6 +149,7 @@ if wants clients; then
   step "python packages" python_peers
   step "cargo build, for the clients" cargo build --locked --bins
   step "real clients" clients
+  step "real clients, meeting holds" holds
 fi
 
 if wants conformance; then

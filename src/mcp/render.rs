@@ -130,6 +130,13 @@ fn input_required(
     tree: &Value,
     seal: impl FnOnce(Option<&str>, &[&str]) -> Result<String, crate::call::Fault>,
 ) -> (StatusCode, Vec<u8>) {
+    // a task is over when it has an answer: nothing can be asked for in its name
+    if to.id.is_none() || !to.modern || operation == Operation::Complete {
+        return (
+            StatusCode::OK,
+            unusable(to, call, operation, "the tool server asks for input that cannot be given here"),
+        );
+    }
     let asked = tree.get("inputRequests").and_then(Value::as_object);
     let mut missing = Object::new();
     for (_, request) in asked.into_iter().flat_map(Object::iter) {
@@ -142,12 +149,6 @@ fn input_required(
         if carried(to.capabilities).get(capability).is_none() {
             missing.insert(capability, Object::new());
         }
-    }
-    if !to.modern || operation == Operation::Complete {
-        return (
-            StatusCode::OK,
-            unusable(to, call, operation, "the tool server asks for input that cannot be given here"),
-        );
     }
     if !missing.is_empty() {
         let problem = Problem::MissingCapability(missing);

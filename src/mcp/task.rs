@@ -181,7 +181,6 @@ fn answered(hold: &Hold, body: &Body, reader: Reader<'_>) -> Value {
 /// What a call would be answered: an object with `result` or `error`.
 fn inner(call: &CallId, operation: Operation, body: &Body, reader: Reader<'_>) -> Value {
     let to = render::For { id: None, modern: reader.modern, capabilities: reader.capabilities };
-    // a task is over: nothing can be asked for in its name any more
     let never = |_: Option<&str>, _: &[&str]| Err(crate::call::Fault("a task has no state".to_owned()));
     let (_, text) = render::reply(to, call, operation, body, never);
     json::parse(&text, &Limits { bytes: usize::MAX, ..Limits::RESPONSE }).unwrap_or(Value::Null)

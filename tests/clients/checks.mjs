@@ -90,6 +90,12 @@ async function inVersion(adapter, direct, transport, version) {
         const { name: ___, _meta: ____, ...same } = own.find(each => each.name === tool);
         // a word of the revisions before, which a client of the newest takes out
         if (version >= '2026') delete same.execution;
+        // any call may be a task of that revision, since it is Countersign that keeps it
+        if (through && version === '2025-11-25') {
+          assert.equal(rest.execution.taskSupport, 'optional');
+          delete rest.execution;
+          delete same.execution;
+        }
         assert.deepEqual(rest, same);
       }
     }

@@ -28,7 +28,8 @@ export function freePort() {
 export async function until(what, check, ms = 30_000) {
   const deadline = Date.now() + ms;
   for (;;) {
-    if (await check()) return;
+    const found = await check();
+    if (found) return found;
     if (Date.now() > deadline) throw new Error(`${what} did not happen within ${ms} ms`);
     await new Promise(resolve => setTimeout(resolve, 20));
   }

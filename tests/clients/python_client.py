@@ -198,8 +198,12 @@ async def in_version(direct, version):
                 own = {tool["name"]: plain(tool) for tool in await direct[server].tools()}
                 listed = {tool["name"]: plain(tool) for tool in every or await direct[server].tools()}
                 for name in expected:
-                    found = listed[prefix + name]
-                    same({**found, "name": name}, own[name])
+                    found, there = listed[prefix + name], own[name]
+                    if through and version == "2025-11-25":
+                        # any call may be a task of that revision, since it is Countersign that keeps it
+                        same(found.pop("execution", None), {"taskSupport": "optional"})
+                        there.pop("execution", None)
+                    same({**found, "name": name}, there)
 
         await check(f"{told} lists every server's tools, as the servers list them", lists)
 

@@ -20,6 +20,7 @@ mod disk;
 mod documents;
 mod door_fuzz;
 mod holds;
+mod holds_rmcp;
 mod house;
 mod ledger_cli;
 mod ledger_crash;
