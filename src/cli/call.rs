@@ -1,6 +1,6 @@
 //! `call`: a small MCP client (2026-07-28, streamable HTTP) for trying things.
 
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use serde_json::{Map, Value, json};
 
@@ -18,6 +18,10 @@ use crate::{
 const VERSION: &str = "2026-07-28";
 /// How often a call that has to wait is asked for again.
 const ROUNDS: usize = 10;
+/// How long a token for one call lives.
+const TOKEN: Duration = Duration::from_secs(600);
+/// How long a call may be quiet before it is said that it waits.
+const QUIET: Duration = Duration::from_secs(3);
 /// The longest answer that is read.
 const LONGEST: usize = 32 << 20;
 
@@ -39,10 +43,23 @@ pub(super) async fn call(place: &Place, args: CallArgs) -> Result<Exit, Failure>
         }
     };
     let client = Client::new(&url, &token)?;
-    let result = client.call(&args.tool, arguments.to_bytes()).await?;
+    let result = tokio::select! {
+        biased;
+        result = client.call(&args.tool, arguments.to_bytes()) => result?,
+        never = say_that_it_waits(place) => never,
+    };
     let failed = result.get("isError").and_then(Value::as_bool) == Some(true);
     place.answer(&result, text);
     Ok(if failed { Exit::No } else { Exit::Done })
+}
+
+/// Tells a person in front of a terminal why nothing happens.
+async fn say_that_it_waits(place: &Place) -> Value {
+    tokio::time::sleep(QUIET).await;
+    if !place.json && std::io::stderr().is_terminal() {
+        eprintln!("no answer yet; `countersign hold list` shows whether the call waits for a person");
+    }
+    std::future::pending().await
 }
 
 /// Where the running server says that agents reach it; without one, where the configuration says.
@@ -59,7 +76,9 @@ async fn running_endpoint(place: &Place) -> Result<String, Failure> {
 async fn short_token(place: &Place, agent: String) -> Result<String, Failure> {
     let config = place.config()?;
     let Some(mut server) = control::connect(&config).await? else { return Err(super::request::no_server()) };
-    let request = Request::IssueToken { agent, ttl_s: 60, task: None, user: None };
+    // as long as the rounds of a call that a person is asked about
+    let ttl_s = TOKEN.min(config.identity.max_ttl).as_secs().max(1);
+    let request = Request::IssueToken { agent, ttl_s, task: None, user: None };
     let answer = server.ask(&request).await?;
     Ok(show::field(&answer, "token").to_owned())
 }

@@ -299,6 +299,21 @@ fn a_held_transfer_is_countersigned_at_the_terminal_and_goes_through_once() {
 }
 
 #[test]
+fn the_token_of_a_call_outlives_its_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("qs");
+    let house = House::start(&dir);
+    let (_hold, waits) = house.held(250);
+    let issued = countersign(&dir, &["ledger", "list", "--kind", "token.issued", "--agent", "demo", "--json"]);
+    let last: Value = serde_json::from_str(String::from_utf8(issued.stdout).unwrap().lines().last().unwrap()).unwrap();
+    let (at, expires) = (text(&last, "at"), text(&last, "expires"));
+    let time = |text: &str| text.parse::<countersign::clock::Timestamp>().unwrap();
+    assert!(time(&expires).duration_since(time(&at)).as_secs() > 9 * 60, "{last}");
+    drop(house);
+    let _ended = waits.wait_with_output();
+}
+
+#[test]
 fn a_passphrase_comes_from_a_terminal_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("qs");
