@@ -484,6 +484,17 @@ impl Grants {
         self.rules.get(usize::try_from(place).ok()?)
     }
 
+    /// How long until the limits of all these policies let that agent through again, milliseconds; `None` when they do.
+    pub fn wait_for_limits(
+        &self,
+        policies: &[Arc<str>],
+        agent: &str,
+        sessions: &Sessions,
+        now: Timestamp,
+    ) -> Option<u64> {
+        policies.iter().filter_map(|id| sessions.wait(id, agent, self.limit(id)?, now)).max()
+    }
+
     /// The limit that a policy of that id has.
     pub(super) fn limit(&self, policy: &str) -> Option<super::session::Limit> {
         self.rule(*self.by_id.get(policy)?)?.limit

@@ -512,22 +512,28 @@ impl Book {
                 Ok(())
             }
             Change::ApproverAdded { name, roles, also, by, at } => {
-                self.may_appoint(name, roles, by.as_deref())?;
+                self.may_appoint(name, roles, also, by.as_deref())?;
                 let since = self.now(*at);
                 self.latest = since;
                 let key = self.roster.get(name).and_then(|known| known.key);
                 let voted = self.roster.approvers.remove(name).map(|known| known.voted).unwrap_or_default();
                 let (roles, also) = (roles.clone(), also.clone());
-                let approver = Approver { name: name.clone(), roles, also, key, since, voted };
+                let by = by.clone();
+                let approver = Approver { name: name.clone(), roles, also, key, by, since, voted };
                 self.roster.approvers.insert(name.clone(), approver);
                 self.roster_entries.push(seq);
                 Ok(())
             }
             Change::ApproverEnrolled { name, key, at } => {
                 let now = self.now(*at);
+                let founded = self.roster.enrolled().next().is_some();
                 let approver = self.roster.approvers.get_mut(name).ok_or(Rejected::UnknownApprover)?;
                 if approver.key.is_some() {
                     return Err(Rejected::NameTaken);
+                }
+                // who was added while nobody could vouch is not let in by a door that looks closed
+                if founded && approver.by.is_none() {
+                    return Err(Rejected::NotAppointed);
                 }
                 approver.key = Some(*key);
                 self.latest = now;
@@ -555,8 +561,19 @@ impl Book {
     ///
     /// # Errors
     /// [`Rejected::NotAppointed`], [`Rejected::NameTaken`]
-    pub fn may_appoint(&self, name: &str, roles: &BTreeSet<String>, by: Option<&str>) -> Result<(), Rejected> {
+    pub fn may_appoint(
+        &self,
+        name: &str,
+        roles: &BTreeSet<String>,
+        also: &BTreeSet<String>,
+        by: Option<&str>,
+    ) -> Result<(), Rejected> {
         let old = self.roster.get(name);
+        // nobody sheds another name of their own by themselves: it is what keeps them from their own requests
+        let sheds = old.is_some_and(|old| old.key.is_some() && !old.also.is_subset(also));
+        if sheds && by == Some(name) && self.roster.enrolled().count() > 1 {
+            return Err(Rejected::NotAppointed);
+        }
         let touched = roles.iter().chain(old.iter().flat_map(|old| &old.roles));
         if !self.roster.may_appoint(by, touched) {
             return Err(Rejected::NotAppointed);
@@ -564,6 +581,12 @@ impl Book {
         let mut others = self.roster.iter().filter(|other| other.name != name);
         let taken = others.any(|other| other.name.to_lowercase() == name.to_lowercase());
         if taken { Err(Rejected::NameTaken) } else { Ok(()) }
+    }
+
+    /// Whether that agent may have one more open hold.
+    pub fn has_room(&self, issuer: &str, agent: &str) -> bool {
+        let has = self.open.get(&(issuer.to_owned(), agent.to_owned())).copied().unwrap_or(0);
+        has < OPEN_EACH && self.counts.pending + self.counts.approved < OPEN
     }
 
     fn open(&mut self, hold: &Arc<Hold>, seq: u64) -> Result<(), Rejected> {
@@ -584,8 +607,7 @@ impl Book {
             }
         }
         let whose = (hold.issuer.clone(), hold.agent.clone());
-        let has = self.open.get(&whose).copied().unwrap_or(0);
-        if has >= OPEN_EACH || self.counts.pending + self.counts.approved >= OPEN {
+        if !self.has_room(&hold.issuer, &hold.agent) {
             return Err(Rejected::TooMany);
         }
         if self.holds.contains_key(&hold.id) {
@@ -785,6 +807,22 @@ impl Book {
         if self.open_record(id).is_ok() {
             let now = self.latest;
             self.end(id, Phase::Void(Drift::LedgerDisagrees), now, seq);
+        }
+    }
+
+    /// What the entries of [`Book::entries`] alone do not tell: the latest time, and when each approver voted lately.
+    pub(crate) fn memory(&self) -> (Timestamp, Vec<(String, Vec<Timestamp>)>) {
+        let voted = |approver: &Approver| (approver.name.clone(), approver.voted.iter().copied().collect());
+        (self.latest, self.roster.iter().map(voted).collect())
+    }
+
+    /// Takes up what [`Book::memory`] gave.
+    pub(crate) fn remember(&mut self, latest: Timestamp, voted: Vec<(String, Vec<Timestamp>)>) {
+        self.latest = self.latest.max(latest);
+        for (name, voted) in voted {
+            if let Some(approver) = self.roster.approvers.get_mut(&name) {
+                approver.voted = voted.into();
+            }
         }
     }
 

@@ -159,6 +159,8 @@ pub struct Hold {
     pub demands: Vec<Demand>,
     /// SHA-256 of the canonical arguments; not in the log, since it could be guessed.
     pub arguments: Digest,
+    /// The arguments are kept, and are those that its entry commits to; without them it is never run.
+    pub kept: bool,
     /// When it was opened.
     pub created: Timestamp,
     /// Until when it can be countersigned.

@@ -15,6 +15,8 @@ pub struct Approver {
     pub also: BTreeSet<String>,
     /// The Ed25519 key that it signs with, once enrolled.
     pub key: Option<[u8; 32]>,
+    /// Who vouched for it; nobody for those who were added before anybody was enrolled.
+    pub by: Option<String>,
     /// Since when it is known.
     pub since: Timestamp,
     /// When it voted in the last hour.

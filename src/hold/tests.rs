@@ -39,6 +39,7 @@ fn hold(number: u8, demands: Vec<Demand>, created: Timestamp) -> Arc<Hold> {
         policies: vec!["needs".into()],
         demands,
         arguments: Digest([number; 32]),
+        kept: true,
         created,
         approve_by,
         execute_by,
@@ -55,15 +56,22 @@ fn set(words: &[&str]) -> BTreeSet<String> {
 fn book(people: &[(&str, &[&str], &[&str])]) -> Book {
     let mut book = Book::default();
     for (number, (name, roles, also)) in people.iter().enumerate() {
-        let by = None;
-        let added =
-            Change::ApproverAdded { name: (*name).to_owned(), roles: set(roles), also: set(also), by, at: at(0) };
+        // the first needs nobody's word, and has every role while the others come
+        let (by, name) = ((number > 0).then(|| "root".to_owned()), (*name).to_owned());
+        if number == 0 {
+            let all = set(&["owner", "oncall", "finance", "admin"]);
+            let root =
+                Change::ApproverAdded { name: "root".to_owned(), roles: all, also: set(&[]), by: None, at: at(0) };
+            book.apply(&root, 0).unwrap();
+            book.apply(&Change::ApproverEnrolled { name: "root".to_owned(), key: [1; 32], at: at(0) }, 0).unwrap();
+        }
+        let by = by.or(Some("root".to_owned()));
+        let added = Change::ApproverAdded { name: name.clone(), roles: set(roles), also: set(also), by, at: at(0) };
         book.apply(&added, 0).unwrap();
-        let _ = number;
+        book.apply(&Change::ApproverEnrolled { name, key: key(number), at: at(0) }, 0).unwrap();
     }
-    for (number, (name, ..)) in people.iter().enumerate() {
-        book.apply(&Change::ApproverEnrolled { name: (*name).to_owned(), key: key(number), at: at(0) }, 0).unwrap();
-    }
+    let gone = Change::ApproverRemoved { name: "root".to_owned(), by: Some("root".to_owned()), at: at(0) };
+    book.apply(&gone, 0).unwrap();
     book
 }
 
@@ -188,6 +196,59 @@ fn nobody_appoints_themselves_once_somebody_is_enrolled() {
     assert_eq!(book.apply(&add("EVE", &["owner"], Some("ann")), 4), Err(Rejected::NameTaken));
     let enrolled = Change::ApproverEnrolled { name: "ann".to_owned(), key: key(9), at: at(1) };
     assert_eq!(book.apply(&enrolled, 4), Err(Rejected::NameTaken), "an enrolled key is not replaced");
+}
+
+#[test]
+fn who_was_added_before_anybody_was_enrolled_does_not_slip_in_after() {
+    let mut book = Book::default();
+    let add = |name: &str, by: Option<&str>| Change::ApproverAdded {
+        name: name.to_owned(),
+        roles: set(&["owner"]),
+        also: set(&[]),
+        by: by.map(str::to_owned),
+        at: at(0),
+    };
+    let enrol =
+        |name: &str, number: usize| Change::ApproverEnrolled { name: name.to_owned(), key: key(number), at: at(0) };
+    book.apply(&add("mallory", None), 0).unwrap();
+    book.apply(&add("ann", None), 1).unwrap();
+    book.apply(&enrol("ann", 0), 2).unwrap();
+    assert_eq!(book.apply(&enrol("mallory", 1), 3), Err(Rejected::NotAppointed));
+    book.apply(&add("mallory", Some("ann")), 3).unwrap();
+    book.apply(&enrol("mallory", 1), 4).unwrap();
+}
+
+#[test]
+fn nobody_sheds_another_name_of_their_own_by_themselves() {
+    let mut book = book(&[("ann", &["owner"], &["ann@example.com"]), ("bob", &["owner"], &[])]);
+    let change = |also: &[&str], by: &str| Change::ApproverAdded {
+        name: "ann".to_owned(),
+        roles: set(&["owner"]),
+        also: set(also),
+        by: Some(by.to_owned()),
+        at: at(1),
+    };
+    assert_eq!(book.apply(&change(&[], "ann"), 1), Err(Rejected::NotAppointed));
+    book.apply(&change(&["ann@example.com", "ann@home"], "ann"), 1).unwrap();
+    book.apply(&change(&[], "bob"), 2).unwrap();
+}
+
+#[test]
+fn one_person_cannot_be_worn_down_in_an_hour() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    for number in 0..=120_u8 {
+        let hold = Arc::new(Hold {
+            agent: format!("agent-{number}"),
+            ..Hold::clone(&hold(number, vec![demand("owner", 1, 9_000)], at(1)))
+        });
+        book.apply(&Change::Opened(Arc::clone(&hold)), u64::from(number)).unwrap();
+        let voted = book.apply(&vote(&hold, "ann", 0, 2), 200 + u64::from(number));
+        assert_eq!(voted.is_ok(), number < 120, "{number}: {voted:?}");
+        if voted.is_err() {
+            assert_eq!(voted, Err(Rejected::TooManyVotes));
+            book.apply(&vote(&hold, "ann", 0, 3_602), 400).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    path::Path,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -66,6 +67,14 @@ pub(super) struct Spending {
 impl Item {
     pub(super) fn new(text: Vec<u8>, effect: Effect) -> Self {
         Self { text, kept: None, effect, change: None, spends: None }
+    }
+
+    /// The file that its payload is in, if it is in one.
+    pub(super) fn file(&self) -> Option<crate::json::Digest> {
+        match self.kept.as_ref()?.content {
+            Content::File(name) => Some(name),
+            Content::Here(_) => None,
+        }
     }
 
     /// How many entries it is.
@@ -174,12 +183,11 @@ pub(super) struct Committer {
 impl Committer {
     /// Recovers what the store holds, settles open intents as `unknown`, and starts to write. Returns the
     /// indices of those intents.
-    pub(super) fn start(store: Arc<dyn Store>, clock: Clock) -> Result<(Self, Vec<u64>), Fault> {
+    pub(super) fn start(store: Arc<dyn Store>, payloads: &Path, clock: Clock) -> Result<(Self, Vec<u64>), Fault> {
         let head = store.head()?;
         let orphans = head.open.clone();
         let (views, folded) = recover_views(&*store, head.frontier.size())?;
-        let recover = || holds::recover(&*store, &views.holds, folded, head.frontier.size());
-        let book = recover()?;
+        let book = holds::recover(&*store, payloads, &views, folded, head.frontier.size())?;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 book: Book::default(),
@@ -445,7 +453,7 @@ impl Writer {
         let first = self.frontier.size();
         let mut frontier = self.frontier.clone();
         let mut group = Group { first, ..Group::default() };
-        let (mut folds, mut changes, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut folds, mut made) = (Vec::new(), Vec::new());
         for item in items {
             if let Some(spending) = item.spends {
                 let seq = frontier.size();
@@ -453,11 +461,11 @@ impl Writer {
                 let hash = tree::leaf(&text);
                 frontier.push(hash);
                 group.entries.push(Stored { text, hash });
-                changes.push((spending.change, seq));
+                made.push((seq, Made::Change(spending.change)));
             }
             let seq = frontier.size();
             let text = Bytes::from(item.text);
-            changes.extend(item.change.map(|change| (change, seq)));
+            made.extend(item.change.map(|change| (seq, Made::Change(change))));
             let hash = tree::leaf(&text);
             frontier.push(hash);
             match item.effect {
@@ -467,7 +475,7 @@ impl Writer {
                 }
                 Effect::Settles(intent) => {
                     self.open.remove(&intent);
-                    settled.push((intent, seq, text.clone()));
+                    made.push((seq, Made::Outcome(intent, text.clone())));
                 }
                 Effect::Folds => folds.push(text.clone()),
                 Effect::Redacts(entry) => group.redacted.push(entry),
@@ -494,11 +502,12 @@ impl Writer {
             self.shared.views.store(Arc::new(views));
         }
         self.frontier = frontier;
-        for (change, seq) in changes {
-            self.shared.holds.made(&change, seq);
-        }
-        for (intent, seq, text) in settled {
-            if let Some(change) = self.shared.holds.look(|book| holds::settles(book, intent, &text)) {
+        for (seq, made) in made {
+            let change = match made {
+                Made::Change(change) => Some(change),
+                Made::Outcome(intent, text) => self.shared.holds.look(|book| holds::settles(book, intent, &text)),
+            };
+            if let Some(change) = change {
                 self.shared.holds.made(&change, seq);
             }
         }
@@ -533,8 +542,8 @@ impl Writer {
 
     fn remember(&mut self) -> Result<(), Fault> {
         let size = self.frontier.size();
-        let holds = self.shared.holds.look(Book::entries);
-        self.store.remember(&Snapshot { size, state: self.shared.views.load().to_snapshot(&holds) })?;
+        let state = self.shared.holds.look(|book| self.shared.views.load().to_snapshot(book));
+        self.store.remember(&Snapshot { size, state })?;
         self.snapshot = size;
         Ok(())
     }
@@ -557,12 +566,25 @@ fn recover_views(store: &dyn Store, size: u64) -> Result<(Views, u64), Fault> {
     Ok((views, folded))
 }
 
+/// What an entry of a group means for holds, once it is durable.
+enum Made {
+    /// It is this change.
+    Change(Change),
+    /// It is the outcome of that intent, which may be the run of a hold.
+    Outcome(u64, Bytes),
+}
+
 impl Book {
     /// Checks what an item changes and takes it in.
     fn take(&mut self, item: &Item, seq: u64) -> Result<(), Rejected> {
         if let Some(spending) = &item.spends {
             self.may_spend(&spending.spend, spending.at)?;
             self.apply(&spending.change, seq - 1)?;
+        }
+        if let Effect::Settles(intent) = item.effect
+            && let Some(change) = holds::settles(self, intent, &item.text)
+        {
+            self.apply(&change, seq)?;
         }
         item.change.as_ref().map_or(Ok(()), |change| self.apply(change, seq))
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
@@ -14,7 +15,9 @@ use super::{
     Ledger, Reply,
     committer::{Effect, Item},
     entry::{self, Commitment, Line},
-    store::Store,
+    payloads,
+    store::{Content, Kept, Store},
+    views::Views,
 };
 use crate::{
     call::{CallId, Caller, Fault, Operation, Refused, Validated},
@@ -240,11 +243,12 @@ fn outcome_of(text: &[u8]) -> String {
     if not_sent { NOT_SENT.to_owned() } else { entry::member(text, "outcome").unwrap_or_default().to_owned() }
 }
 
-/// What an entry says of holds and approvers. `arguments` gives the SHA-256 of what is kept beside the entry.
+/// What an entry says of holds and approvers. `arguments` gives the SHA-256 of what is kept beside the entry; without it
+/// the hold is like no call's.
 ///
 /// # Errors
 /// What is missing or malformed in it.
-pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Digest) -> Result<Change, String> {
+pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Digest>) -> Result<Change, String> {
     let tree = entry::tree(text).ok_or("it is not JSON")?;
     let wanted = |name: &str| {
         let found = tree.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -263,32 +267,36 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Digest) ->
     };
     let at = time("at")?;
     Ok(match wanted("kind")?.as_str() {
-        "call.held" => Change::Opened(Arc::new(Hold {
-            id: hold()?,
-            digest: Digest::of(text),
-            seq,
-            call: wanted("call")?,
-            agent: wanted("agent")?,
-            issuer: wanted("issuer")?,
-            user: optional("user"),
-            task: optional("task"),
-            credential: wanted("credential")?,
-            door: wanted("door")?,
-            method: wanted("method")?,
-            tool: wanted("tool")?,
-            upstream: wanted("upstream")?,
-            impact: names("impact").into_iter().collect(),
-            contract: digest("contract")?,
-            grants: digest("grants")?,
-            policies: policies(&tree),
-            demands: demands(&tree)?,
-            arguments: arguments(),
-            created: at,
-            approve_by: time("approve_by")?,
-            execute_by: time("execute_by")?,
-            runs_alone: tree.get("runs_alone").and_then(Value::as_bool) == Some(true),
-            idempotent: tree.get("idempotent").and_then(Value::as_bool) == Some(true),
-        })),
+        "call.held" => {
+            let arguments = arguments();
+            Change::Opened(Arc::new(Hold {
+                id: hold()?,
+                digest: Digest::of(text),
+                seq,
+                call: wanted("call")?,
+                agent: wanted("agent")?,
+                issuer: wanted("issuer")?,
+                user: optional("user"),
+                task: optional("task"),
+                credential: wanted("credential")?,
+                door: wanted("door")?,
+                method: wanted("method")?,
+                tool: wanted("tool")?,
+                upstream: wanted("upstream")?,
+                impact: names("impact").into_iter().collect(),
+                contract: digest("contract")?,
+                grants: digest("grants")?,
+                policies: policies(&tree),
+                demands: demands(&tree)?,
+                arguments: arguments.unwrap_or_else(|| Digest::of(text)),
+                kept: arguments.is_some(),
+                created: at,
+                approve_by: time("approve_by")?,
+                execute_by: time("execute_by")?,
+                runs_alone: tree.get("runs_alone").and_then(Value::as_bool) == Some(true),
+                idempotent: tree.get("idempotent").and_then(Value::as_bool) == Some(true),
+            }))
+        }
         "hold.approved" => Change::Approved {
             hold: hold()?,
             digest: digest("digest")?,
@@ -356,7 +364,7 @@ fn demands(tree: &Value) -> Result<Vec<Demand>, String> {
 
 /// The signature in a `hold.approved` entry is over the statement that the entry makes, by the key that it names.
 pub(super) fn is_signed(text: &[u8], origin: &str) -> bool {
-    let Ok(Change::Approved { hold, digest, approver, key, at }) = read(text, 0, || Digest([0; 32])) else {
+    let Ok(Change::Approved { hold, digest, approver, key, at }) = read(text, 0, || None) else {
         return false;
     };
     let signature = entry::member(text, "signature").and_then(|text| BASE64.decode(text).ok());
@@ -499,44 +507,15 @@ pub(super) fn spending(hold: &HoldId, call: &str, at: Timestamp) -> Result<(Vec<
 }
 
 /// Makes the book from the entries that are known to concern it, then from those after them.
-pub(super) fn recover(store: &dyn Store, known: &[u64], from: u64, size: u64) -> Result<Book, Fault> {
+pub(super) fn recover(store: &dyn Store, payloads: &Path, views: &Views, from: u64, size: u64) -> Result<Book, Fault> {
     let mut book = Book::default();
-    let mut take = |seq: u64, text: &[u8]| {
-        if !concerns(text, &book) {
-            return Ok::<_, Fault>(());
-        }
-        let mut missing = None;
-        let arguments = || match payload_of(store, seq) {
-            Ok(Some(bytes)) => Digest::of(&bytes),
-            // without its arguments a hold is never run
-            Ok(None) => Digest([0; 32]),
-            Err(fault) => {
-                missing = Some(fault);
-                Digest([0; 32])
-            }
-        };
-        let change = read(text, seq, arguments);
-        if let Some(fault) = missing {
-            return Err(fault);
-        }
-        match change {
-            Ok(change) => {
-                if let Err(rejected) = book.apply(&change, seq) {
-                    tracing::error!(seq, why = rejected.code(), "an entry is no lawful change of a hold");
-                    if let Some(id) = id_of(&change) {
-                        book.distrust(id, seq);
-                    }
-                }
-            }
-            Err(why) => tracing::error!(seq, why, "an entry about a hold cannot be read"),
-        }
-        Ok(())
-    };
-    for seq in known.iter().filter(|seq| **seq < from) {
+    for seq in views.holds.iter().filter(|seq| **seq < from) {
         let entry = store.read(*seq, 1)?.pop();
         let entry = entry.ok_or_else(|| Fault(format!("the store is damaged: entry {seq} is missing")))?;
-        take(*seq, &entry.text)?;
+        replay(&mut book, store, payloads, *seq, &entry.text)?;
     }
+    let (latest, voted) = views.memory.clone();
+    book.remember(latest, voted);
     let mut at = from;
     while at < size {
         let entries = store.read(at, 1_024)?;
@@ -544,19 +523,58 @@ pub(super) fn recover(store: &dyn Store, known: &[u64], from: u64, size: u64) ->
             return Err(Fault(format!("the store is damaged: entry {at} is missing")));
         }
         for (seq, entry) in (at..).zip(&entries) {
-            take(seq, &entry.text)?;
+            replay(&mut book, store, payloads, seq, &entry.text)?;
         }
         at += entries.len() as u64;
     }
     Ok(book)
 }
 
-/// Payloads kept in the store itself; the long ones in files are read by [`Ledger::payload`].
-fn payload_of(store: &dyn Store, seq: u64) -> Result<Option<Bytes>, Fault> {
-    Ok(store.payload(seq)?.and_then(|kept| match kept.content {
-        super::store::Content::Here(bytes) => Some(bytes),
-        super::store::Content::File(_) => None,
-    }))
+fn replay(book: &mut Book, store: &dyn Store, payloads: &Path, seq: u64, text: &[u8]) -> Result<(), Fault> {
+    if !concerns(text, book) {
+        return Ok(());
+    }
+    let kept = match entry::member(text, "kind") {
+        Some("call.held") => committed(store, payloads, seq, text)?,
+        _ => None,
+    };
+    let change = match read(text, seq, || kept.as_deref().map(Digest::of)) {
+        Ok(change) => change,
+        Err(why) => {
+            tracing::error!(seq, why, "an entry about a hold cannot be read");
+            let named = entry::member(text, "hold").and_then(HoldId::read);
+            let named = named.ok_or_else(|| {
+                Fault(format!(
+                    "entry {seq} says something of holds that cannot be read: {why}; see `countersign ledger verify`"
+                ))
+            })?;
+            book.distrust(&named, seq);
+            return Ok(());
+        }
+    };
+    if let Err(rejected) = book.apply(&change, seq) {
+        tracing::error!(seq, why = rejected.code(), "an entry is no lawful change of a hold");
+        if let Some(id) = id_of(&change) {
+            book.distrust(id, seq);
+        }
+    }
+    Ok(())
+}
+
+/// What is kept beside a `call.held` entry, if it is what the entry commits to.
+fn committed(store: &dyn Store, folder: &Path, seq: u64, text: &[u8]) -> Result<Option<Bytes>, Fault> {
+    let Some(Kept { salt, content }) = store.payload(seq)? else { return Ok(None) };
+    let bytes = match content {
+        Content::Here(bytes) => Some(bytes),
+        Content::File(name) => payloads::read(folder, &name)?,
+    };
+    Ok(bytes.filter(|bytes| is_committed(&salt, bytes, text)))
+}
+
+fn is_committed(salt: &[u8; 16], bytes: &[u8], text: &[u8]) -> bool {
+    let named = entry::tree(text).and_then(|tree| tree.get("arguments")?.get("digest")?.as_str().map(str::to_owned));
+    let own = Commitment::of(salt, bytes).name().to_string().replace("sha256:", "hmac-sha256:");
+    named.is_some_and(|named| named == own)
 }
 
 impl Ledger {
@@ -587,12 +605,22 @@ impl Ledger {
             if let Some(met) = known.and_then(|record| meet(&record, call, basis)) {
                 return met;
             }
+            // what is refused anyhow is not written beside the log first
+            let whose = call.principal();
+            if !self.holds(|book| book.has_room(&whose.issuer, &whose.agent)) {
+                return Err(Refused::TooManyHolds);
+            }
             let (text, hold, kept) = self.write_up(call, basis, demands.clone(), now).await.map_err(failed)?;
             let hold = Arc::new(hold);
             let mut item = Item::new(text, Effect::None);
             item.kept = Some(kept);
             item.change = Some(Change::Opened(Arc::clone(&hold)));
-            match self.inner.committer.change(item).await {
+            let file = item.file();
+            let written = self.inner.committer.change(item).await;
+            if let Err(NotChanged::Rejected(_)) = written {
+                self.drop_file(file);
+            }
+            match written {
                 Ok(seq) => {
                     // the record's own, which knows its index
                     let recorded = self.holds(|book| book.get(&hold.id).map(|record| Arc::clone(&record.hold)));
@@ -600,6 +628,10 @@ impl Ledger {
                     return Ok(recorded.unwrap_or(hold));
                 }
                 Err(NotChanged::Rejected(Rejected::Drifted(old, why))) => {
+                    let newer = self.holds(|book| book.get(&old).is_some_and(|old| old.hold.created > call.at()));
+                    if newer {
+                        return Err(failed(Fault("the grants were replaced while this call was decided".to_owned())));
+                    }
                     // who loses this race finds it void
                     let _lost = self.void(&old, why).await;
                 }
@@ -638,7 +670,7 @@ impl Ledger {
         basis: &Basis,
         demands: Vec<Demand>,
         now: Timestamp,
-    ) -> Result<(Vec<u8>, Hold, super::store::Kept), Fault> {
+    ) -> Result<(Vec<u8>, Hold, Kept), Fault> {
         // a hold's arguments are kept whatever the configuration says: they are what will be run
         let (commitment, kept) = self.keep_always(call.arguments().bytes()).await?;
         let (approve_by, execute_by) = Hold::deadlines(&demands, now);
@@ -663,6 +695,7 @@ impl Ledger {
             policies: basis.policies.clone(),
             demands,
             arguments: Digest::of(call.arguments().bytes()),
+            kept: true,
             created: now,
             approve_by,
             execute_by,
@@ -671,7 +704,7 @@ impl Ledger {
         };
         let text = held(&self.inner.options.origin, &hold, &commitment)?;
         // what was cut to fit is what it says from now on
-        let Ok(Change::Opened(read)) = read(&text, 0, || hold.arguments) else {
+        let Ok(Change::Opened(read)) = read(&text, 0, || Some(hold.arguments)) else {
             return Err(Fault("a hold cannot be written so that it can be read".to_owned()));
         };
         hold = Hold::clone(&read);
@@ -699,12 +732,13 @@ impl Ledger {
         self.holds(|book| book.warrant(id, now))
     }
 
-    /// The canonical arguments of a hold; `None` when they were redacted.
+    /// The canonical arguments of a hold; `None` when they were redacted, or are not those that were held.
     ///
     /// # Errors
     /// [`Fault`] when they cannot be read.
     pub fn held_arguments(&self, hold: &Hold) -> Result<Option<Bytes>, Fault> {
-        Ok(self.payload(hold.seq)?.map(|payload| payload.bytes))
+        let kept = self.payload(hold.seq)?.map(|payload| payload.bytes);
+        Ok(kept.filter(|bytes| Digest::of(bytes) == hold.arguments))
     }
 
     /// Records one person's countersignature; gives where the hold stands then.

@@ -181,7 +181,7 @@ impl Ledger {
         clock: Clock,
     ) -> Result<(Self, Recovery), Fault> {
         let signer = Arc::new(Signer::open(folder, &options.origin)?);
-        let (committer, orphans) = Committer::start(Arc::clone(&store), clock.clone())?;
+        let (committer, orphans) = Committer::start(Arc::clone(&store), &folder.join("payloads"), clock.clone())?;
         let shared = Arc::clone(&committer.shared);
         let publisher = Publisher::start(folder.join("tlog"), Arc::clone(&store), shared, Arc::clone(&signer))?;
         let size = committer.shared.durable();
@@ -224,7 +224,12 @@ impl Ledger {
             let (binding, contract) = (holds::binding_of(call.call()), call.call().tool().digest);
             let spend = Spend { hold: hold.clone(), binding, contract, grants };
             item.spends = Some(Box::new(Spending { text, change, spend, at }));
-            return inner.committer.change(item).await;
+            let file = item.file();
+            let written = inner.committer.change(item).await;
+            if let Err(NotChanged::Rejected(_)) = written {
+                self.drop_file(file);
+            }
+            return written;
         }
         if inner.options.batched_reads && call.call().tool().only_reads() {
             Ok(inner.committer.write_behind(item).await?)
@@ -260,6 +265,14 @@ impl Ledger {
         let written = written.unwrap_or_else(|_| Err(Fault("writing a payload was cut short".to_owned())));
         self.inner.payload_files.store(written.is_ok(), Ordering::Release);
         Ok((commitment, written.map(|()| Kept { salt, content: Content::File(name) })))
+    }
+
+    /// Removes a payload that no entry names.
+    fn drop_file(&self, name: Option<crate::json::Digest>) {
+        let removed = name.map_or(Ok(()), |name| payloads::remove(&self.inner.folder.join("payloads"), &name));
+        if let Err(fault) = removed {
+            tracing::warn!(%fault, "a payload that belongs to nothing stays behind");
+        }
     }
 
     /// Writes the outcome and gives the reply. The reply to a tool with effects waits until the outcome
@@ -409,6 +422,11 @@ impl Ledger {
     /// Whether everything works: see [`Ledger::troubles`].
     pub fn healthy(&self) -> bool {
         self.troubles().is_empty()
+    }
+
+    /// Whether entries can be written: once that failed, none is until the ledger is opened again.
+    pub fn writable(&self) -> bool {
+        self.inner.committer.shared.healthy()
     }
 
     /// What does not work, by short stable codes. `ledger_unwritable`: a write has failed, and every call is refused

@@ -316,7 +316,7 @@ impl Check {
             return;
         }
         // which arguments were held, is not told by the log: no two holds are taken for the same call's
-        let change = match holds::read(text, seq, || Digest::of(text)) {
+        let change = match holds::read(text, seq, || Some(Digest::of(text))) {
             Ok(change) => change,
             Err(why) => return self.bad(Some(seq), format!("entry {seq}: {why}")),
         };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::entry;
-use crate::{clock::Timestamp, json::Value};
+use crate::{clock::Timestamp, hold::Book, json::Value};
 
 /// How long a credential that has ended is remembered.
 const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
@@ -31,6 +31,8 @@ pub struct Views {
     pub(super) pins: HashMap<(String, String), String>,
     /// Entries that holds and approvers are made from, as of the snapshot that these views began with.
     pub(super) holds: Vec<u64>,
+    /// What these do not tell, see [`Book::memory`].
+    pub(super) memory: (Timestamp, Vec<(String, Vec<Timestamp>)>),
 }
 
 /// The form of a snapshot; a snapshot of another form is ignored and the entries are folded again.
@@ -40,6 +42,8 @@ struct Form {
     tokens: Vec<(String, String, i64, bool)>,
     pins: Vec<(String, String, String)>,
     holds: Vec<u64>,
+    latest: i64,
+    voted: Vec<(String, Vec<i64>)>,
 }
 
 const VERSION: u32 = 2;
@@ -95,13 +99,23 @@ impl Views {
         }
     }
 
-    pub(super) fn to_snapshot(&self, holds: &[u64]) -> Bytes {
+    pub(super) fn to_snapshot(&self, book: &Book) -> Bytes {
         let tokens = self
             .tokens
             .iter()
             .map(|(id, token)| (id.clone(), token.agent.clone(), token.expires.as_microsecond(), token.revoked));
         let pins = self.pins.iter().map(|((upstream, tool), pin)| (upstream.clone(), tool.clone(), pin.clone()));
-        let form = Form { version: VERSION, tokens: tokens.collect(), pins: pins.collect(), holds: holds.to_vec() };
+        let (latest, voted) = book.memory();
+        let micros = |times: Vec<Timestamp>| times.into_iter().map(Timestamp::as_microsecond).collect();
+        let voted = voted.into_iter().map(|(name, times)| (name, micros(times)));
+        let form = Form {
+            version: VERSION,
+            tokens: tokens.collect(),
+            pins: pins.collect(),
+            holds: book.entries(),
+            latest: latest.as_microsecond(),
+            voted: voted.collect(),
+        };
         // a snapshot that cannot be read back is as good as none
         serde_json::to_vec(&form).unwrap_or_default().into()
     }
@@ -114,6 +128,12 @@ impl Views {
             views.tokens.insert(id, Token { agent, expires, revoked });
         }
         views.holds = form.holds;
+        let time = |micros: i64| Timestamp::from_microsecond(micros).ok();
+        let mut voted = Vec::new();
+        for (name, times) in form.voted {
+            voted.push((name, times.into_iter().map(time).collect::<Option<Vec<_>>>()?));
+        }
+        views.memory = (time(form.latest)?, voted);
         views.pins = form.pins.into_iter().map(|(upstream, tool, pin)| ((upstream, tool), pin)).collect();
         (form.version == VERSION).then_some(views)
     }

@@ -125,6 +125,7 @@ impl Fake {
             demands,
             // every hold of the fake is for another call: none is the identical one
             arguments: Digest::of(call.as_str().as_bytes()),
+            kept: true,
             created: self.at(),
             approve_by,
             execute_by,

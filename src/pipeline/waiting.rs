@@ -1,7 +1,8 @@
 //! Calls that wait for a person: parked, watched, decided again, and run at most once.
 
 use std::{
-    sync::{Arc, Weak},
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -37,6 +38,14 @@ const AT_ONCE: usize = 256;
 #[derive(Debug, Default)]
 pub struct Holding {
     turn: tokio::sync::Mutex<()>,
+    /// Holds that are about to be run with nobody waiting.
+    alone: Mutex<HashSet<HoldId>>,
+}
+
+impl Holding {
+    fn alone(&self) -> MutexGuard<'_, HashSet<HoldId>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What became of an attempt to run a call that was countersigned.
@@ -172,8 +181,14 @@ impl Pipeline {
         };
         let permitted = match grants.decide_countersigned(call, &self.sessions, &warrant) {
             Decision::Permit(permitted) => permitted,
-            // more is demanded now than was countersigned
-            Decision::Hold(_) => return self.void(hold, Drift::NotPermitted).await,
+            // more is demanded now than was countersigned, unless the permit only waits for its limit
+            Decision::Hold(_) => {
+                let agent = &hold.agent;
+                return match grants.wait_for_limits(&hold.policies, agent, &self.sessions, self.clock.now()) {
+                    Some(retry_after_ms) => Attempt::Refused(Refused::LimitExceeded { retry_after_ms }),
+                    None => self.void(hold, Drift::NotPermitted).await,
+                };
+            }
             Decision::Deny(denied) => {
                 return match denied.0 {
                     // these pass: the hold stays as it is
@@ -213,7 +228,10 @@ impl Pipeline {
         if self.grants.load().digest() != hold.grants {
             return Some(Drift::PolicyChanged);
         }
-        self.identity.is_revoked(hold).then_some(Drift::PrincipalRevoked)
+        if self.identity.is_revoked(hold) {
+            return Some(Drift::PrincipalRevoked);
+        }
+        (!hold.kept).then_some(Drift::PayloadMissing)
     }
 
     /// Looks at one hold as somebody decides on it: what drifted or ran out is written down first.
@@ -230,6 +248,9 @@ impl Pipeline {
             self.ledger.expire(id).await
         } else if let Some(drift) = self.drift(&record.hold) {
             self.ledger.void(id, drift).await
+        } else if self.ledger.held_arguments(&record.hold)?.is_none() {
+            // nobody countersigns what cannot be shown
+            self.ledger.void(id, Drift::PayloadMissing).await
         } else {
             return Ok(());
         };
@@ -281,8 +302,14 @@ impl Pipeline {
     /// Runs a hold that was countersigned, with nobody waiting for its reply, which [`Pipeline::collected`] gives. `who`
     /// is its principal when it asks after it just now; else its credential is looked at again.
     pub fn run_unwaited(self: &Arc<Self>, id: HoldId, who: Option<Identified>) {
+        if !self.holding.alone().insert(id.clone()) {
+            return;
+        }
         let road = Arc::clone(self);
-        self.detached.adopt(Box::pin(async move { road.run_alone(&id, who).await }));
+        self.detached.adopt(Box::pin(async move {
+            road.run_alone(&id, who).await;
+            road.holding.alone().remove(&id);
+        }));
     }
 
     async fn run_alone(&self, id: &HoldId, who: Option<Identified>) {
@@ -306,6 +333,9 @@ impl Pipeline {
 
     /// The call of a hold, made again from what is kept of it; `None` while its principal has no credential that is good.
     async fn unparked(&self, hold: &Hold, who: Option<Identified>) -> Result<Option<Validated>, Drift> {
+        if hold.method != Operation::CallTool.method() {
+            return Ok(None);
+        }
         let who = match who.map_or_else(|| self.identity.recall(hold), Ok) {
             Ok(who) => who,
             Err(Unauthenticated::Revoked) => return Err(Drift::PrincipalRevoked),
@@ -319,10 +349,10 @@ impl Pipeline {
             }
         };
         let arguments = json::parse(&kept, &Limits::REQUEST).map_err(|_| Drift::PayloadMissing)?;
-        let (Some(id), Some(door)) = (CallId::read(&hold.call), Door::read(&hold.door)) else {
-            return Err(Drift::LedgerDisagrees);
-        };
+        let door = Door::read(&hold.door).ok_or(Drift::LedgerDisagrees)?;
         let (name, now) = (hold.tool.clone(), self.clock.now());
+        // an id of its own: the call that opened the hold may have been refused since
+        let Ok(id) = CallId::new(now) else { return Ok(None) };
         let received =
             Received::new(id, now, door, Operation::CallTool, name, arguments, Passage::default(), Link::none());
         let call = received.authenticate(who).validate(&self.catalog.load_full());
@@ -364,6 +394,10 @@ impl Pipeline {
     /// Writes down which holds ran out or drifted, and runs those that wait for nobody. A house does this all the time;
     /// see [`watch_holds`].
     pub async fn look_over_holds(self: &Arc<Self>) {
+        // nothing can be written any more, and nothing is run
+        if !self.ledger.writable() {
+            return;
+        }
         let now = self.clock.now();
         let overdue = self.ledger.holds(|book| book.overdue(now, AT_ONCE));
         for id in overdue {
@@ -407,7 +441,8 @@ pub async fn watch_holds(house: Weak<Pipeline>, mut stop: watch::Receiver<bool>)
                 Instant::now()
             }
         };
-        let due = here.ledger.holds(Book::next_deadline).map_or(LOOK, |at| {
+        let deadline = here.ledger.holds(Book::next_deadline).filter(|_| here.ledger.writable());
+        let due = deadline.map_or(LOOK, |at| {
             let left = Duration::try_from(at.duration_since(here.clock.now()));
             left.unwrap_or(Duration::ZERO).max(SOON)
         });

@@ -132,6 +132,30 @@ async fn a_hold_is_spent_together_with_its_intent_and_the_ledger_verifies() {
 }
 
 #[tokio::test]
+async fn a_result_is_collected_for_ten_minutes_and_then_the_same_call_is_another_act() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::granting(HELD);
+    let clock = clock();
+    let ledger = Ledger::open(folder.path(), options(), clock.clone()).unwrap().0;
+    let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    let first = Arc::clone(house.park(&ledger, "rent").await.unwrap().hold());
+    ann.countersign(&ledger, &first.id, &first.digest).await.unwrap();
+    let recorded = house.spend(&ledger, &first.id, "rent").await.unwrap();
+    ledger.write_outcome(&recorded, &answer(r#"{"content":[]}"#), 42, &[]).await.unwrap();
+    clock.advance(SignedDuration::from_secs(599));
+    assert_eq!(house.park(&ledger, "rent").await.unwrap().hold().id, first.id);
+    clock.advance(SignedDuration::from_secs(1));
+    let second = Arc::clone(house.park(&ledger, "rent").await.unwrap().hold());
+    assert_ne!(second.id, first.id);
+    // a call that was never sent is no act: the next one asks anew at once
+    ann.countersign(&ledger, &second.id, &second.digest).await.unwrap();
+    let recorded = house.spend(&ledger, &second.id, "rent").await.unwrap();
+    let not_sent = Outcome::NotSent { why: "down".to_owned(), retry_after_ms: 5, busy: false };
+    ledger.write_outcome(&recorded, &not_sent, 0, &[]).await.unwrap();
+    assert_ne!(house.park(&ledger, "rent").await.unwrap().hold().id, second.id);
+}
+
+#[tokio::test]
 async fn holds_and_approvers_survive_and_what_ran_out_meanwhile_never_runs() {
     let folder = tempfile::tempdir().unwrap();
     let house = House::granting(HELD);
@@ -341,7 +365,7 @@ async fn whoever_comes_first_one_runs_at_most_and_one_wins() {
         intents
     };
     assert_eq!(intents, ran);
-    let replayed = super::super::holds::recover(&disk, &[], 0, ledger.size()).unwrap();
+    let replayed = super::super::holds::recover(&disk, folder.path(), &Views::default(), 0, ledger.size()).unwrap();
     ledger.holds(|book| {
         assert_eq!(replayed.counts(), book.counts());
         for record in book.iter() {
@@ -372,7 +396,7 @@ async fn holds_of_a_snapshot_are_those_of_the_whole_log() {
     ledger.close().await;
     drop(ledger);
     let ledger = start();
-    let whole = super::super::holds::recover(&disk, &[], 0, ledger.size()).unwrap();
+    let whole = super::super::holds::recover(&disk, folder.path(), &Views::default(), 0, ledger.size()).unwrap();
     ledger.holds(|book| {
         assert_eq!(book.iter().count(), 10);
         for record in book.iter() {
