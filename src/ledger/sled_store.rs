@@ -5,15 +5,21 @@
 //! committer; any error or panic of sled's is the end of this store until it is opened again; and a snapshot that
 //! sled did not finish is removed before it looks, since it would read the torso as its newest and give up.
 //!
-//! Keys: `h` the head; `e` and the first index, big-endian: entries, bundled; `p` and the first index: their
-//! payloads, bundled and compressed; `s` and a number: pieces of the snapshot.
+//! What grows lies in [`Segments`], and sled knows where: bundles of entries in `entries.*`, bundles of their payloads,
+//! compressed, in `payloads.*`. A write goes to those first, is synced, and counts with the batch that names its places.
+//!
+//! Keys: `h` the head; `t` the tails of the segments; `e` and the first index, big-endian: the place of a bundle of
+//! entries; `p` and the first index: that of a bundle of payloads; `s` and a number: pieces of the snapshot; `x` places
+//! in `payloads.*` that are being erased. In format 1 a value of `e` and `p` is the bundle itself, which is longer than
+//! any place; such values are read where they are.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +29,7 @@ use bytes::Bytes;
 
 use super::{
     note::sync_folder,
+    segments::{Bundle, Place, Segments, Tail},
     store::{Appended, Content, Group, Head, Kept, LONGEST, Snapshot, Store, Stored},
     tree::{self, Frontier},
 };
@@ -30,12 +37,9 @@ use crate::{call::Fault, json::Digest};
 
 const SEGMENT: usize = 8 << 20;
 const CACHE: u64 = 8 << 20;
-/// About how long a bundle of entries gets, and one of payloads before compression. Sled looks at a part of its cache
-/// only after 64 uses of that part, of which there are 256: what it holds beyond [`CACHE`] grows with the bundles.
-const BUNDLE: usize = 4 << 10;
-const PAYLOAD_BUNDLE: usize = 12 << 10;
-/// How often each bundle is looked at after it was written, so that sled looks at its cache soon enough.
-const LOOKS: usize = 4;
+/// About how long a bundle of entries gets, and one of payloads before compression.
+const BUNDLE: usize = 32 << 10;
+const PAYLOAD_BUNDLE: usize = 32 << 10;
 /// What has to be free for another write.
 const FREE: u64 = 2 * SEGMENT as u64 + (64 << 20);
 /// How many writes may pass between two looks at what is free.
@@ -43,15 +47,24 @@ const LOOK_EVERY: u32 = 256;
 /// How long sled's threads may need to let go of a store that was closed.
 const UNLOCKED_WITHIN: Duration = Duration::from_millis(500);
 const MAGIC: &[u8; 4] = b"cslg";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The oldest format that is read: bundles lie in sled.
+const OLDEST: u32 = 1;
 /// Bytes of payload records in one bundle before compression, which may add a little.
-const PAYLOADS: usize = 56 << 10;
+const LONGEST_PAYLOADS: usize = 56 << 10;
+/// What the files of each kind of bundle are called.
+const ENTRIES: &str = "entries";
+const PAYLOADS: &str = "payloads";
 /// The longest payload that is kept in the store and not in a file.
 pub(super) const LONGEST_HERE: usize = 48 << 10;
 
 pub(super) struct SledStore {
     db: sled::Db,
     file: File,
+    entries: Segments,
+    payloads: Segments,
+    /// Held by who follows a place in `payloads`, so that nothing is erased under its eyes.
+    erasing: RwLock<()>,
     folder: PathBuf,
     poisoned: AtomicBool,
     writes: AtomicU32,
@@ -75,9 +88,20 @@ impl SledStore {
                 .map_err(|error| Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())))?;
             let packer = zstd::bulk::Compressor::new(1)
                 .map_err(|error| Fault(format!("payloads cannot be compressed: {error}")))?;
+            if db.is_empty() && (Segments::any(folder, ENTRIES)? || Segments::any(folder, PAYLOADS)?) {
+                return Err(Fault(format!(
+                    "the store in `{}` is damaged: `db` is not the one of its entries; restore all of the folder, or \
+                     rebuild it from the published log",
+                    folder.display()
+                )));
+            }
+            let tails = tails(&db)?;
             let store = Self {
                 db,
                 file,
+                entries: Segments::open(folder, ENTRIES, tails.0)?,
+                payloads: Segments::open(folder, PAYLOADS, tails.1)?,
+                erasing: RwLock::new(()),
                 folder: folder.to_owned(),
                 poisoned: AtomicBool::new(false),
                 writes: AtomicU32::new(0),
@@ -96,6 +120,8 @@ impl SledStore {
             sync_folder(folder)?;
             folder.parent().map_or(Ok(()), sync_folder)?;
             store.head()?;
+            // what a power cut kept from being erased
+            store.erase(&store.to_be_erased()?.unwrap_or_default())?;
             Ok(store)
         };
         catch_unwind(AssertUnwindSafe(attempt))
@@ -142,11 +168,13 @@ impl SledStore {
     pub(super) fn read_unchecked(&self, from: u64, most: usize) -> Result<Vec<Stored>, Fault> {
         self.guarded(|| {
             let mut out = Vec::new();
-            let start = self.bundle(b'e', from)?.map_or(from, |(first, _)| first);
+            let start = self.place(b'e', from)?.map_or(from, |(first, _)| first);
             for item in self.db.range(key(b'e', start).as_slice()..key(b'e' + 1, 0).as_slice()) {
-                let (found, bundle) = item.map_err(broken)?;
+                let (found, place) = item.map_err(broken)?;
                 let mut seq = seq_of(b'e', &found).ok_or_else(|| damaged("a key of its entries is malformed"))?;
-                let bundle = Bytes::copy_from_slice(&bundle);
+                let bundle = bundle(&self.entries, seq, &place)?;
+                // its sum does not matter here: each entry has its hash, which says which of them is bad
+                let bundle = bundle.ok_or_else(|| damaged(&format!("entry {seq} is missing")))?.body;
                 let mut at = 0;
                 while let Some(header) = bundle.get(at..at + 34) {
                     let (length, hash) = header.split_at(2);
@@ -177,13 +205,52 @@ impl SledStore {
         })
     }
 
-    /// The bundle of that kind that begins at `seq` or last before it.
-    fn bundle(&self, kind: u8, seq: u64) -> Result<Option<(u64, sled::IVec)>, Fault> {
+    /// The place of the bundle of that kind that begins at `seq` or last before it.
+    fn place(&self, kind: u8, seq: u64) -> Result<Option<(u64, sled::IVec)>, Fault> {
         match self.db.range(..=key(kind, seq).as_slice()).next_back().transpose().map_err(broken)? {
             Some((found, value)) => Ok(seq_of(kind, &found).map(|first| (first, value))),
             None => Ok(None),
         }
     }
+
+    /// The payloads that lie together with that of an entry, and the index that their bundle goes by.
+    fn payloads(&self, seq: u64) -> Result<Option<Neighbours>, Fault> {
+        let Some((first, place)) = self.place(b'p', seq)? else { return Ok(None) };
+        let bundle = bundle(&self.payloads, first, &place)?.filter(|bundle| bundle.whole);
+        let bundle =
+            bundle.ok_or_else(|| damaged(&format!("the payloads from entry {first} on are not what was written")))?;
+        Ok(Some(Neighbours { first, place: place_of(&place), kept: decode_kept(&bundle.body)? }))
+    }
+
+    /// The places that are to be erased still, when something was redacted and that has not come to its end.
+    pub(super) fn to_be_erased(&self) -> Result<Option<Vec<Place>>, Fault> {
+        self.guarded(|| {
+            let places = self.db.get(b"x").map_err(broken)?;
+            Ok(places.map(|places| places.as_chunks().0.iter().map(Place::of_bytes).collect()))
+        })
+    }
+
+    /// Notes that nothing of what was redacted is left anywhere.
+    pub(super) fn erased(&self) -> Result<(), Fault> {
+        self.guarded(|| {
+            let mut batch = sled::Batch::default();
+            batch.remove(b"x");
+            self.write(batch)
+        })
+    }
+
+    fn erase(&self, places: &[Place]) -> Result<(), Fault> {
+        let _nobody_reads = self.erasing.write().unwrap_or_else(PoisonError::into_inner);
+        places.iter().try_for_each(|place| self.payloads.erase(*place))
+    }
+}
+
+/// Payloads in one bundle.
+struct Neighbours {
+    first: u64,
+    /// Where it is, unless it is in sled.
+    place: Option<Place>,
+    kept: Vec<(u64, Kept)>,
 }
 
 impl Store for SledStore {
@@ -202,13 +269,16 @@ impl Store for SledStore {
         self.guarded(|| {
             self.check_free()?;
             let mut batch = sled::Batch::default();
-            let mut written = Vec::new();
             let mut bundle = Vec::with_capacity(BUNDLE);
             let (mut first, mut next) = (group.first, group.first);
+            let push = |batch: &mut sled::Batch, first: u64, bundle: &[u8]| -> Result<(), Fault> {
+                batch.insert(key(b'e', first).as_slice(), &self.entries.push(first, bundle)?.to_bytes());
+                Ok(())
+            };
             for entry in &group.entries {
                 if !bundle.is_empty() && bundle.len() + entry.text.len() + 34 > BUNDLE {
-                    batch.insert(key(b'e', first).as_slice(), std::mem::take(&mut bundle));
-                    written.push(key(b'e', first));
+                    push(&mut batch, first, &bundle)?;
+                    bundle.clear();
                     first = next;
                 }
                 let length = u16::try_from(entry.text.len()).ok().filter(|length| usize::from(*length) <= LONGEST);
@@ -219,13 +289,12 @@ impl Store for SledStore {
                 next += 1;
             }
             if !bundle.is_empty() {
-                batch.insert(key(b'e', first).as_slice(), bundle);
+                push(&mut batch, first, &bundle)?;
             }
             let mut packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
             let mut pack = |batch: &mut sled::Batch, first: u64, records: &[u8]| -> Result<(), Fault> {
                 let packed = packer.compress(records).map_err(|error| Fault(format!("cannot compress: {error}")))?;
-                batch.insert(key(b'p', first).as_slice(), packed);
-                written.push(key(b'p', first));
+                batch.insert(key(b'p', first).as_slice(), &self.payloads.push(first, &packed)?.to_bytes());
                 Ok(())
             };
             let mut records = Vec::new();
@@ -235,7 +304,7 @@ impl Store for SledStore {
                     Content::Here(bytes) => bytes.len() + RECORD,
                     Content::File(_) => RECORD + 32,
                 };
-                if longest > PAYLOADS {
+                if longest > LONGEST_PAYLOADS {
                     return Err(damaged("a payload is too long to be written"));
                 }
                 if !records.is_empty() && records.len() + longest > PAYLOAD_BUNDLE {
@@ -250,30 +319,35 @@ impl Store for SledStore {
             if !records.is_empty() {
                 pack(&mut batch, first, &records)?;
             }
+            let mut places = Vec::new();
+            let mut seen = BTreeSet::new();
             for seq in &group.redacted {
-                let Some((first, packed)) = self.bundle(b'p', *seq)? else { continue };
                 // several may lie in one bundle
-                let left: Vec<_> =
-                    decode_kept(&packed)?.into_iter().filter(|(at, _)| !group.redacted.contains(at)).collect();
-                if left.is_empty() {
-                    batch.remove(key(b'p', first).as_slice());
+                let Some(bundle) = self.payloads(*seq)?.filter(|bundle| seen.insert(bundle.first)) else { continue };
+                let mut records = Vec::new();
+                let left = bundle.kept.iter().filter(|(at, _)| !group.redacted.contains(at));
+                left.for_each(|(seq, kept)| encode_kept(*seq, kept, &mut records));
+                if records.is_empty() {
+                    batch.remove(key(b'p', bundle.first).as_slice());
                 } else {
-                    let mut records = Vec::new();
-                    left.iter().for_each(|(seq, kept)| encode_kept(*seq, kept, &mut records));
-                    pack(&mut batch, first, &records)?;
+                    pack(&mut batch, bundle.first, &records)?;
                 }
+                places.extend(bundle.place);
+            }
+            if !group.redacted.is_empty() {
+                let places: Vec<u8> = places.iter().flat_map(|place| place.to_bytes()).collect();
+                batch.insert(b"x", places);
             }
             let head = encode_head(&group.head);
             if head.len() > LONGEST {
                 return Err(damaged("too many calls are open to be written"));
             }
             batch.insert(b"h", head);
+            // INVARIANT: what a place names is durable before the place is
+            let tails = [self.entries.sync()?, self.payloads.sync()?].map(Tail::to_bytes);
+            batch.insert(b"t", tails.as_flattened());
             self.write(batch)?;
-            for key in written {
-                for _ in 0..LOOKS {
-                    self.db.contains_key(key).map_err(broken)?;
-                }
-            }
+            self.erase(&places)?;
             Ok(Appended::Written)
         })
     }
@@ -292,8 +366,9 @@ impl Store for SledStore {
 
     fn payload(&self, seq: u64) -> Result<Option<Kept>, Fault> {
         self.guarded(|| {
-            let Some((_, packed)) = self.bundle(b'p', seq)? else { return Ok(None) };
-            Ok(decode_kept(&packed)?.into_iter().find(|(at, _)| *at == seq).map(|(_, kept)| kept))
+            let _not_erased = self.erasing.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(bundle) = self.payloads(seq)? else { return Ok(None) };
+            Ok(bundle.kept.into_iter().find(|(at, _)| *at == seq).map(|(_, kept)| kept))
         })
     }
 
@@ -345,6 +420,28 @@ fn open(folder: &Path) -> Result<sled::Db, Fault> {
             }
         }
     }
+}
+
+/// Where the segments of entries and of payloads end; they are empty before the first write.
+fn tails(db: &sled::Db) -> Result<(Tail, Tail), Fault> {
+    let Some(both) = db.get(b"t").map_err(broken)? else { return Ok(Default::default()) };
+    let malformed = || damaged("the tails of its segments are malformed");
+    let (entries, rest) = both.split_first_chunk::<{ Tail::BYTES }>().ok_or_else(malformed)?;
+    let payloads = rest.first_chunk::<{ Tail::BYTES }>().ok_or_else(malformed)?;
+    Ok((Tail::of_bytes(*entries), Tail::of_bytes(*payloads)))
+}
+
+/// The bundle that a value of `e` or `p` stands for.
+fn bundle(segments: &Segments, first: u64, value: &[u8]) -> Result<Option<Bundle>, Fault> {
+    match place_of(value) {
+        Some(place) => segments.read(place, first),
+        None => Ok(Some(Bundle { body: Bytes::copy_from_slice(value), whole: true })),
+    }
+}
+
+/// The place that a value names; one of format 1 is the bundle itself, and longer.
+fn place_of(value: &[u8]) -> Option<Place> {
+    value.try_into().ok().map(Place::of_bytes)
 }
 
 /// Removes snapshots that a kill or power cut interrupted. The one before is only removed once the next is whole.
@@ -415,7 +512,7 @@ fn decode_head(bytes: &[u8]) -> Result<Head, Fault> {
     if magic != MAGIC {
         return Err(malformed());
     }
-    if format != FORMAT {
+    if !(OLDEST..=FORMAT).contains(&format) {
         return Err(Fault(format!(
             "the store has format {format} and this version knows {FORMAT}: use a newer version"
         )));
@@ -467,7 +564,7 @@ fn encode_kept(seq: u64, kept: &Kept, out: &mut Vec<u8>) {
 
 fn decode_kept(packed: &[u8]) -> Result<Vec<(u64, Kept)>, Fault> {
     let malformed = || damaged("a bundle of payloads is malformed");
-    let records = zstd::bulk::decompress(packed, PAYLOADS + RECORD).map_err(|_| malformed())?;
+    let records = zstd::bulk::decompress(packed, LONGEST_PAYLOADS + RECORD).map_err(|_| malformed())?;
     let mut out = Vec::new();
     let mut rest = records.as_slice();
     while !rest.is_empty() {
@@ -507,7 +604,7 @@ pub(super) fn encode_group(group: &Group, out: &mut Vec<u8>) -> Result<(), Fault
     }
     out.extend_from_slice(&(group.payloads.len() as u32).to_be_bytes());
     for (seq, kept) in &group.payloads {
-        if matches!(&kept.content, Content::Here(bytes) if bytes.len() + RECORD > PAYLOADS) {
+        if matches!(&kept.content, Content::Here(bytes) if bytes.len() + RECORD > LONGEST_PAYLOADS) {
             return Err(damaged("a payload is too long to be written"));
         }
         encode_kept(*seq, kept, out);
