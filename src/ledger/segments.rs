@@ -5,9 +5,9 @@
 //! first entry (8 bytes), the first 16 bytes of the SHA-256 of index and body, the body. One that was erased
 //! begins with `csb0` and its length, and the rest is zeros.
 //!
-//! Nothing that is in a file says that it counts: a bundle is there when its [`Place`] is known, and a file ends where
-//! the [`Tail`] says that was kept together with the places. What lies behind it was cut off before it counted, and is
-//! removed on opening.
+//! Nothing that is in a file says that it counts: a bundle is there when a [`Place`] is known that it lies in, and a
+//! file ends where the [`Tail`] says that was kept together with the places. What lies behind it was cut off before it
+//! counted, and is removed on opening.
 
 use std::{
     fs::{self, File},
@@ -36,7 +36,8 @@ const MOST_CUT: u64 = if cfg!(test) { 4 << 20 } else { 64 << 20 };
 /// No body is longer: whatever claims to be was not written by us.
 const LONGEST: u32 = 128 << 10;
 
-/// Where a bundle is: the number of the file, where it begins there, the length of its body.
+/// Where bundles are that lie one behind the other: the number of the file, where the first begins there, how many
+/// bytes they are. A run of them needs one place, and what holds the places stays small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     segment: u32,
@@ -60,8 +61,13 @@ impl Place {
         Self { segment: word(), offset: word(), length: word() }
     }
 
-    fn end(self) -> u32 {
-        self.offset.saturating_add(HEADER as u32).saturating_add(self.length)
+    /// Takes in what lies right behind it; `false` when that is elsewhere.
+    pub(super) fn extend(&mut self, next: Self) -> bool {
+        let behind = self.segment == next.segment && self.offset.checked_add(self.length) == Some(next.offset);
+        if behind {
+            self.length += next.length;
+        }
+        behind
     }
 }
 
@@ -83,6 +89,14 @@ impl Tail {
         let both = u64::from_be_bytes(bytes);
         Self { segment: (both >> 32) as u32, length: both as u32 }
     }
+}
+
+/// One bundle of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Framed {
+    /// The index of its first entry.
+    pub(super) first: u64,
+    pub(super) place: Place,
 }
 
 /// A bundle as it lies there.
@@ -167,9 +181,9 @@ impl Segments {
         bundle.extend_from_slice(body);
         let written = writing.file.write_all_at(&bundle, u64::from(offset));
         written.map_err(|error| failed(&path(&self.folder, self.name, segment), "written", &error))?;
-        let place = Place { segment, offset, length };
-        writing.tail.length = place.end();
-        Ok(place)
+        let length = HEADER as u32 + length;
+        writing.tail.length = offset + length;
+        Ok(Place { segment, offset, length })
     }
 
     /// Makes what was written durable; gives where it ends now.
@@ -183,18 +197,35 @@ impl Segments {
         Ok(writing.tail)
     }
 
-    /// Reads a bundle, `None` when what lies there is not the one that begins with that entry.
-    pub(super) fn read(&self, place: Place, first: u64) -> Result<Option<Bundle>, Fault> {
-        if place.length > LONGEST {
+    /// The bundles of a run, `None` when what lies there is none.
+    pub(super) fn frames(&self, run: Place) -> Result<Option<Vec<Framed>>, Fault> {
+        let mut frames: Vec<Framed> = Vec::new();
+        let mut rest = run;
+        while rest.length > 0 {
+            let mut header = [0; HEADER];
+            if !self.fill(&mut header, rest)? {
+                return Ok(None);
+            }
+            let Some((length, first)) = labelled(&header) else { return Ok(None) };
+            let length = HEADER as u32 + length;
+            let Some(left) = rest.length.checked_sub(length) else { return Ok(None) };
+            if frames.last().is_some_and(|last| last.first >= first) {
+                return Ok(None);
+            }
+            frames.push(Framed { first, place: Place { length, ..rest } });
+            rest = Place { offset: rest.offset.saturating_add(length), length: left, ..rest };
+        }
+        Ok(Some(frames))
+    }
+
+    /// Reads one bundle, `None` when what lies there is not the one that begins with that entry.
+    pub(super) fn read(&self, framed: Framed) -> Result<Option<Bundle>, Fault> {
+        let Framed { first, place } = framed;
+        let Some(length) = place.length.checked_sub(HEADER as u32).filter(|length| *length <= LONGEST) else {
             return Ok(None);
-        }
-        let mut bundle = vec![0; HEADER + place.length as usize];
-        let read = self.file(place.segment)?.read_exact_at(&mut bundle, u64::from(place.offset));
-        match read {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-            read => read.map_err(|error| failed(&path(&self.folder, self.name, place.segment), "read", &error))?,
-        }
-        if !bundle.starts_with(&label(MAGIC, place.length, first)) {
+        };
+        let mut bundle = vec![0; place.length as usize];
+        if !self.fill(&mut bundle, place)? || labelled(&bundle) != Some((length, first)) {
             return Ok(None);
         }
         let bundle = Bytes::from(bundle);
@@ -203,11 +234,21 @@ impl Segments {
         Ok(Some(Bundle { body, whole }))
     }
 
+    /// Reads what begins at a place; `false` when the file ends before.
+    fn fill(&self, bytes: &mut [u8], place: Place) -> Result<bool, Fault> {
+        match self.file(place.segment)?.read_exact_at(bytes, u64::from(place.offset)) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+            read => read
+                .map(|()| true)
+                .map_err(|error| failed(&path(&self.folder, self.name, place.segment), "read", &error)),
+        }
+    }
+
     /// Writes zeros over a bundle; durable when this returns. Done twice it does no harm.
     pub(super) fn erase(&self, place: Place) -> Result<(), Fault> {
         let path = path(&self.folder, self.name, place.segment);
-        let mut label = label(ERASED, place.length, 0);
-        label.resize(HEADER + place.length as usize, 0);
+        let mut label = label(ERASED, place.length.saturating_sub(HEADER as u32), 0);
+        label.resize(place.length as usize, 0);
         File::options()
             .write(true)
             .open(&path)
@@ -259,6 +300,14 @@ fn label(magic: &[u8; 4], length: u32, first: u64) -> Vec<u8> {
     label.extend_from_slice(&length.to_be_bytes());
     label.extend_from_slice(&first.to_be_bytes());
     label
+}
+
+/// What [`label`] says at the beginning of a bundle: the length of its body and its first index.
+fn labelled(bundle: &[u8]) -> Option<(u32, u64)> {
+    let rest = bundle.strip_prefix(MAGIC)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (first, _) = rest.split_first_chunk::<8>()?;
+    Some((u32::from_be_bytes(*length), u64::from_be_bytes(*first))).filter(|(length, _)| *length <= LONGEST)
 }
 
 fn sum(first: u64, body: &[u8]) -> [u8; 16] {

@@ -8,13 +8,13 @@
 //! What grows lies in [`Segments`], and sled knows where: bundles of entries in `entries.*`, bundles of their payloads,
 //! compressed, in `payloads.*`. A write goes to those first, is synced, and counts with the batch that names its places.
 //!
-//! Keys: `h` the head; `t` the tails of the segments; `e` and the first index, big-endian: the place of a bundle of
-//! entries; `p` and the first index: that of a bundle of payloads; `s` and a number: pieces of the snapshot; `x` places
-//! in `payloads.*` that are being erased. In format 1 a value of `e` and `p` is the bundle itself, which is longer than
-//! any place; such values are read where they are.
+//! Keys: `h` the head; `t` the tails of the segments; `e` and the first index, big-endian: the place of a run of
+//! bundles of entries; `p` and the first index: that of a run of bundles of payloads; `s` and a number: pieces of the
+//! snapshot; `x` places in `payloads.*` that are being erased. In format 1 a value of `e` and `p` is one bundle itself,
+//! which is longer than any place; such values are read where they are.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ use bytes::Bytes;
 
 use super::{
     note::sync_folder,
-    segments::{Bundle, Place, Segments, Tail},
+    segments::{Bundle, Framed, Place, Segments, Tail},
     store::{Appended, Content, Group, Head, Kept, LONGEST, Snapshot, Store, Stored},
     tree::{self, Frontier},
 };
@@ -40,6 +40,8 @@ const CACHE: u64 = 8 << 20;
 /// About how long a bundle of entries gets, and one of payloads before compression.
 const BUNDLE: usize = 32 << 10;
 const PAYLOAD_BUNDLE: usize = 32 << 10;
+/// The most bundles in a run: a look-up reads the beginnings of all.
+const RUN: usize = 32;
 /// What has to be free for another write.
 const FREE: u64 = 2 * SEGMENT as u64 + (64 << 20);
 /// How many writes may pass between two looks at what is free.
@@ -168,58 +170,64 @@ impl SledStore {
     pub(super) fn read_unchecked(&self, from: u64, most: usize) -> Result<Vec<Stored>, Fault> {
         self.guarded(|| {
             let mut out = Vec::new();
-            let start = self.place(b'e', from)?.map_or(from, |(first, _)| first);
+            let start = self.run(b'e', from)?.map_or(from, |(first, _)| first);
             for item in self.db.range(key(b'e', start).as_slice()..key(b'e' + 1, 0).as_slice()) {
-                let (found, place) = item.map_err(broken)?;
-                let mut seq = seq_of(b'e', &found).ok_or_else(|| damaged("a key of its entries is malformed"))?;
-                let bundle = bundle(&self.entries, seq, &place)?;
-                // its sum does not matter here: each entry has its hash, which says which of them is bad
-                let bundle = bundle.ok_or_else(|| damaged(&format!("entry {seq} is missing")))?.body;
-                let mut at = 0;
-                while let Some(header) = bundle.get(at..at + 34) {
-                    let (length, hash) = header.split_at(2);
-                    let length = usize::from(length.iter().fold(0_u16, |sum, byte| sum << 8 | u16::from(*byte)));
-                    if at + 34 + length > bundle.len() {
-                        return Err(damaged(&format!("entry {seq} is cut off")));
-                    }
-                    if seq >= from {
-                        if out.len() == most {
-                            return Ok(out);
+                let (found, run) = item.map_err(broken)?;
+                let first = seq_of(b'e', &found).ok_or_else(|| damaged("a key of its entries is malformed"))?;
+                let missing = |seq: u64| damaged(&format!("entry {seq} is missing"));
+                let bundles = bundles(&self.entries, first, &run)?.ok_or_else(|| missing(first))?;
+                let skip = bundles.partition_point(|bundle| bundle.first() <= from).saturating_sub(1);
+                for place in bundles.iter().skip(skip) {
+                    // its sum does not matter here: each entry has its hash, which says which of them is bad
+                    let bundle = place.read(&self.entries)?.ok_or_else(|| missing(place.first()))?.body;
+                    let mut seq = place.first();
+                    let mut at = 0;
+                    while let Some(header) = bundle.get(at..at + 34) {
+                        let (length, hash) = header.split_at(2);
+                        let length = usize::from(length.iter().fold(0_u16, |sum, byte| sum << 8 | u16::from(*byte)));
+                        if at + 34 + length > bundle.len() {
+                            return Err(damaged(&format!("entry {seq} is cut off")));
                         }
-                        let text = bundle.slice(at + 34..at + 34 + length);
-                        let hash = hash.try_into().map_err(|_| damaged("a hash is cut off"))?;
-                        let stored = Stored { hash, text };
-                        if seq != from + out.len() as u64 {
-                            return Err(damaged(&format!("entry {} is missing", from + out.len() as u64)));
+                        if seq >= from {
+                            if out.len() == most {
+                                return Ok(out);
+                            }
+                            let text = bundle.slice(at + 34..at + 34 + length);
+                            let hash = hash.try_into().map_err(|_| damaged("a hash is cut off"))?;
+                            if seq != from + out.len() as u64 {
+                                return Err(missing(from + out.len() as u64));
+                            }
+                            out.push(Stored { hash, text });
                         }
-                        out.push(stored);
+                        at += 34 + length;
+                        seq += 1;
                     }
-                    at += 34 + length;
-                    seq += 1;
-                }
-                if out.len() >= most {
-                    break;
+                    if out.len() >= most {
+                        return Ok(out);
+                    }
                 }
             }
             Ok(out)
         })
     }
 
-    /// The place of the bundle of that kind that begins at `seq` or last before it.
-    fn place(&self, kind: u8, seq: u64) -> Result<Option<(u64, sled::IVec)>, Fault> {
+    /// The run of bundles of that kind that begins at `seq` or last before it.
+    fn run(&self, kind: u8, seq: u64) -> Result<Option<(u64, sled::IVec)>, Fault> {
         match self.db.range(..=key(kind, seq).as_slice()).next_back().transpose().map_err(broken)? {
             Some((found, value)) => Ok(seq_of(kind, &found).map(|first| (first, value))),
             None => Ok(None),
         }
     }
 
-    /// The payloads that lie together with that of an entry, and the index that their bundle goes by.
+    /// The payloads that lie together with that of an entry.
     fn payloads(&self, seq: u64) -> Result<Option<Neighbours>, Fault> {
-        let Some((first, place)) = self.place(b'p', seq)? else { return Ok(None) };
-        let bundle = bundle(&self.payloads, first, &place)?.filter(|bundle| bundle.whole);
-        let bundle =
-            bundle.ok_or_else(|| damaged(&format!("the payloads from entry {first} on are not what was written")))?;
-        Ok(Some(Neighbours { first, place: place_of(&place), kept: decode_kept(&bundle.body)? }))
+        let Some((first, run)) = self.run(b'p', seq)? else { return Ok(None) };
+        let lost = |first: u64| damaged(&format!("the payloads from entry {first} on are not what was written"));
+        let run = bundles(&self.payloads, first, &run)?.ok_or_else(|| lost(first))?;
+        let Some(at) = run.partition_point(|bundle| bundle.first() <= seq).checked_sub(1) else { return Ok(None) };
+        let Some(place) = run.get(at) else { return Ok(None) };
+        let bundle = place.read(&self.payloads)?.filter(|bundle| bundle.whole).ok_or_else(|| lost(place.first()))?;
+        Ok(Some(Neighbours { kept: decode_kept(&bundle.body)?, run, at }))
     }
 
     /// The places that are to be erased still, when something was redacted and that has not come to its end.
@@ -245,12 +253,73 @@ impl SledStore {
     }
 }
 
-/// Payloads in one bundle.
+/// Payloads in one bundle of a run.
 struct Neighbours {
-    first: u64,
-    /// Where it is, unless it is in sled.
-    place: Option<Place>,
     kept: Vec<(u64, Kept)>,
+    run: Vec<Shelved>,
+    at: usize,
+}
+
+/// Where a bundle is.
+enum Shelved {
+    Framed(Framed),
+    /// In sled, as format 1 has it.
+    Inline(u64, Bytes),
+}
+
+impl Shelved {
+    fn first(&self) -> u64 {
+        match self {
+            Self::Framed(framed) => framed.first,
+            Self::Inline(first, _) => *first,
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        match self {
+            Self::Framed(framed) => Some(framed.place),
+            Self::Inline(..) => None,
+        }
+    }
+
+    fn read(&self, segments: &Segments) -> Result<Option<Bundle>, Fault> {
+        match self {
+            Self::Framed(framed) => segments.read(*framed),
+            Self::Inline(_, body) => Ok(Some(Bundle { body: body.clone(), whole: true })),
+        }
+    }
+}
+
+/// The runs of one kind that a batch adds, of which only the last can grow.
+struct Runs {
+    kind: u8,
+    last: Option<(u64, Place, usize)>,
+}
+
+impl Runs {
+    fn new(kind: u8) -> Self {
+        Self { kind, last: None }
+    }
+
+    /// Takes in a bundle that was written.
+    fn add(&mut self, batch: &mut sled::Batch, first: u64, place: Place) {
+        if let Some((_, run, bundles)) = &mut self.last
+            && *bundles < RUN
+            && run.extend(place)
+        {
+            *bundles += 1;
+            return;
+        }
+        self.end(batch);
+        self.last = Some((first, place, 1));
+    }
+
+    /// Ends the last run: what comes is not of it.
+    fn end(&mut self, batch: &mut sled::Batch) {
+        if let Some((first, run, _)) = self.last.take() {
+            batch.insert(key(self.kind, first).as_slice(), &run.to_bytes());
+        }
+    }
 }
 
 impl Store for SledStore {
@@ -271,8 +340,9 @@ impl Store for SledStore {
             let mut batch = sled::Batch::default();
             let mut bundle = Vec::with_capacity(BUNDLE);
             let (mut first, mut next) = (group.first, group.first);
-            let push = |batch: &mut sled::Batch, first: u64, bundle: &[u8]| -> Result<(), Fault> {
-                batch.insert(key(b'e', first).as_slice(), &self.entries.push(first, bundle)?.to_bytes());
+            let mut runs = Runs::new(b'e');
+            let mut push = |batch: &mut sled::Batch, first: u64, bundle: &[u8]| -> Result<(), Fault> {
+                runs.add(batch, first, self.entries.push(first, bundle)?);
                 Ok(())
             };
             for entry in &group.entries {
@@ -291,11 +361,12 @@ impl Store for SledStore {
             if !bundle.is_empty() {
                 push(&mut batch, first, &bundle)?;
             }
+            runs.end(&mut batch);
+            let mut runs = Runs::new(b'p');
             let mut packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut pack = |batch: &mut sled::Batch, first: u64, records: &[u8]| -> Result<(), Fault> {
+            let mut pack = |first: u64, records: &[u8]| -> Result<Place, Fault> {
                 let packed = packer.compress(records).map_err(|error| Fault(format!("cannot compress: {error}")))?;
-                batch.insert(key(b'p', first).as_slice(), &self.payloads.push(first, &packed)?.to_bytes());
-                Ok(())
+                self.payloads.push(first, &packed)
             };
             let mut records = Vec::new();
             let mut first = 0;
@@ -308,7 +379,7 @@ impl Store for SledStore {
                     return Err(damaged("a payload is too long to be written"));
                 }
                 if !records.is_empty() && records.len() + longest > PAYLOAD_BUNDLE {
-                    pack(&mut batch, first, &records)?;
+                    runs.add(&mut batch, first, pack(first, &records)?);
                     records.clear();
                 }
                 if records.is_empty() {
@@ -317,22 +388,40 @@ impl Store for SledStore {
                 encode_kept(*seq, kept, &mut records);
             }
             if !records.is_empty() {
-                pack(&mut batch, first, &records)?;
+                runs.add(&mut batch, first, pack(first, &records)?);
+            }
+            runs.end(&mut batch);
+            let mut touched: BTreeMap<u64, Neighbours> = BTreeMap::new();
+            for seq in &group.redacted {
+                // several may lie in one bundle, and several such bundles in one run
+                if let Some(bundle) = self.payloads(*seq)? {
+                    let first = bundle.run.get(bundle.at).map_or(*seq, Shelved::first);
+                    touched.insert(first, bundle);
+                }
             }
             let mut places = Vec::new();
-            let mut seen = BTreeSet::new();
-            for seq in &group.redacted {
-                // several may lie in one bundle
-                let Some(bundle) = self.payloads(*seq)?.filter(|bundle| seen.insert(bundle.first)) else { continue };
+            for bundle in touched.values() {
+                // the run is written anew: what of it is touched is elsewhere from now on, or nowhere
+                for shelved in &bundle.run {
+                    let Some(place) = shelved.place().filter(|_| !touched.contains_key(&shelved.first())) else {
+                        runs.end(&mut batch);
+                        continue;
+                    };
+                    runs.add(&mut batch, shelved.first(), place);
+                }
+                runs.end(&mut batch);
+            }
+            for (first, bundle) in &touched {
                 let mut records = Vec::new();
                 let left = bundle.kept.iter().filter(|(at, _)| !group.redacted.contains(at));
                 left.for_each(|(seq, kept)| encode_kept(*seq, kept, &mut records));
                 if records.is_empty() {
-                    batch.remove(key(b'p', bundle.first).as_slice());
+                    batch.remove(key(b'p', *first).as_slice());
                 } else {
-                    pack(&mut batch, bundle.first, &records)?;
+                    runs.add(&mut batch, *first, pack(*first, &records)?);
+                    runs.end(&mut batch);
                 }
-                places.extend(bundle.place);
+                places.extend(bundle.run.get(bundle.at).and_then(Shelved::place));
             }
             if !group.redacted.is_empty() {
                 let places: Vec<u8> = places.iter().flat_map(|place| place.to_bytes()).collect();
@@ -431,17 +520,15 @@ fn tails(db: &sled::Db) -> Result<(Tail, Tail), Fault> {
     Ok((Tail::of_bytes(*entries), Tail::of_bytes(*payloads)))
 }
 
-/// The bundle that a value of `e` or `p` stands for.
-fn bundle(segments: &Segments, first: u64, value: &[u8]) -> Result<Option<Bundle>, Fault> {
-    match place_of(value) {
-        Some(place) => segments.read(place, first),
-        None => Ok(Some(Bundle { body: Bytes::copy_from_slice(value), whole: true })),
-    }
-}
-
-/// The place that a value names; one of format 1 is the bundle itself, and longer.
-fn place_of(value: &[u8]) -> Option<Place> {
-    value.try_into().ok().map(Place::of_bytes)
+/// The bundles that a value of `e` or `p` stands for; `None` when they are not there.
+fn bundles(segments: &Segments, first: u64, value: &[u8]) -> Result<Option<Vec<Shelved>>, Fault> {
+    // one of format 1 is the bundle itself, and longer than a place
+    let Ok(run) = value.try_into() else {
+        return Ok(Some(vec![Shelved::Inline(first, Bytes::copy_from_slice(value))]));
+    };
+    let frames = segments.frames(Place::of_bytes(run))?;
+    let frames = frames.filter(|frames| frames.first().is_some_and(|frame| frame.first == first));
+    Ok(frames.map(|frames| frames.into_iter().map(Shelved::Framed).collect()))
 }
 
 /// Removes snapshots that a kill or power cut interrupted. The one before is only removed once the next is whole.
