@@ -101,9 +101,22 @@ pub(super) struct Framed {
 
 /// A bundle as it lies there.
 pub(super) struct Bundle {
+    first: u64,
     pub(super) body: Bytes,
-    /// It has its sum.
-    pub(super) whole: bool,
+    /// What its header says; none where it has no header.
+    sum: Option<[u8; 16]>,
+}
+
+impl Bundle {
+    /// One that was kept without a header, by what checks it itself.
+    pub(super) fn bare(first: u64, body: Bytes) -> Self {
+        Self { first, body, sum: None }
+    }
+
+    /// Whether it has its sum.
+    pub(super) fn is_whole(&self) -> bool {
+        self.sum.is_none_or(|found| found == sum(self.first, &self.body))
+    }
 }
 
 /// The files of one kind of bundle. One thread at a time appends.
@@ -229,9 +242,8 @@ impl Segments {
             return Ok(None);
         }
         let bundle = Bytes::from(bundle);
-        let body = bundle.slice(HEADER..);
-        let whole = bundle.get(LABEL..HEADER).is_some_and(|found| found == sum(first, &body));
-        Ok(Some(Bundle { body, whole }))
+        let sum = bundle.get(LABEL..HEADER).and_then(|sum| sum.try_into().ok());
+        Ok(Some(Bundle { first, body: bundle.slice(HEADER..), sum }))
     }
 
     /// Reads what begins at a place; `false` when the file ends before.

@@ -226,7 +226,7 @@ impl SledStore {
         let run = bundles(&self.payloads, first, &run)?.ok_or_else(|| lost(first))?;
         let Some(at) = run.partition_point(|bundle| bundle.first() <= seq).checked_sub(1) else { return Ok(None) };
         let Some(place) = run.get(at) else { return Ok(None) };
-        let bundle = place.read(&self.payloads)?.filter(|bundle| bundle.whole).ok_or_else(|| lost(place.first()))?;
+        let bundle = place.read(&self.payloads)?.filter(Bundle::is_whole).ok_or_else(|| lost(place.first()))?;
         Ok(Some(Neighbours { kept: decode_kept(&bundle.body)?, run, at }))
     }
 
@@ -285,7 +285,7 @@ impl Shelved {
     fn read(&self, segments: &Segments) -> Result<Option<Bundle>, Fault> {
         match self {
             Self::Framed(framed) => segments.read(*framed),
-            Self::Inline(_, body) => Ok(Some(Bundle { body: body.clone(), whole: true })),
+            Self::Inline(first, body) => Ok(Some(Bundle::bare(*first, body.clone()))),
         }
     }
 }
