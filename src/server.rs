@@ -560,9 +560,9 @@ const REMEMBERED: usize = 20_000;
 fn remember(sessions: &Sessions, ledger: &Ledger, grants: &Grants, now: Timestamp) -> Result<(), Fault> {
     let since = now.checked_sub(jiff::SignedDuration::from_hours(24)).ok();
     let filter = Filter { kind: Some("call.intended".to_owned()), since, ..Filter::default() };
-    for entry in ledger.list(&filter, REMEMBERED)?.iter().rev() {
-        let Ok(past) = serde_json::from_slice::<Intended<'_>>(&entry.text) else { continue };
-        let Some(upstream) = past.upstream.as_deref().and_then(UpstreamName::new) else { continue };
+    ledger.replay(&filter, REMEMBERED, |entry| {
+        let Ok(past) = serde_json::from_slice::<Intended<'_>>(&entry.text) else { return };
+        let Some(upstream) = past.upstream.as_deref().and_then(UpstreamName::new) else { return };
         let policies: Vec<&str> = past.policies.iter().map(AsRef::as_ref).collect();
         sessions.observe(
             grants,
@@ -576,8 +576,7 @@ fn remember(sessions: &Sessions, ledger: &Ledger, grants: &Grants, now: Timestam
                 at: past.at,
             },
         );
-    }
-    Ok(())
+    })
 }
 
 /// What `call.intended` says that a session is made of.

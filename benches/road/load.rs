@@ -55,7 +55,7 @@ pub(crate) fn resident_mb(pid: u32) -> f64 {
 
 /// Threads that ended are counted by `stat` only, in ticks; those that live by `schedstat`, exactly. Servers here keep
 /// their threads, so the exact figure is used and the ticks are the fallback.
-fn cpu_ns(pid: u32) -> u64 {
+pub(crate) fn cpu_ns(pid: u32) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let exact: u64 = threads
         .filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok())

@@ -20,7 +20,7 @@ use countersign::{
     server,
 };
 
-use crate::load::{Target, resident_mb};
+use crate::load::{Target, cpu_ns, resident_mb};
 
 /// One way to run Countersign.
 pub(crate) struct Setting<'a> {
@@ -146,6 +146,10 @@ impl House {
         target
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn resident_mb(&self) -> f64 {
         resident_mb(self.child.id())
     }
@@ -156,8 +160,8 @@ impl House {
         checkpoint.lines().nth(1).and_then(|size| size.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Ends the server and starts it again; how long until it is ready.
-    pub(crate) async fn restart(&mut self, kill: bool) -> Duration {
+    /// Ends the server and starts it again; how long until it is ready, and the processor time that took.
+    pub(crate) async fn restart(&mut self, kill: bool) -> (Duration, Duration) {
         if kill {
             self.child.kill().unwrap();
         } else {
@@ -168,7 +172,7 @@ impl House {
         let began = Instant::now();
         self.child = spawn(&self.folder);
         self.wait_until_ready().await;
-        began.elapsed()
+        (began.elapsed(), Duration::from_nanos(cpu_ns(self.child.id())))
     }
 
     /// Name and labels, mean and count of every histogram in seconds at `/metrics`.

@@ -9,6 +9,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{Impact, Quarantine, Quarantined, UpstreamName, quoted};
@@ -24,7 +25,7 @@ pub struct Contract {
     /// Whose tool.
     pub upstream: UpstreamName,
     /// The definition exactly as advertised; its `name` is the tool's.
-    pub definition: Value,
+    pub definition: Arc<Value>,
     /// SHA-256 over the definition's RFC 8785 form.
     pub digest: Digest,
     /// When it was registered or last accepted.
@@ -70,7 +71,7 @@ impl Contract {
         let egress = (hint("openWorldHint") == Some(true)).then_some(Impact::Egress);
         Ok(Self {
             upstream: upstream.clone(),
-            definition: definition.clone(),
+            definition: Arc::new(definition.clone()),
             digest,
             registered: now,
             impact: std::iter::once(suggested).chain(egress).collect(),
@@ -130,7 +131,7 @@ impl Contract {
             None => Ok(false),
             Some(value) => value.as_bool().ok_or_else(|| format!("`{name}` is neither true nor false")),
         };
-        let definition = whole.get("definition").ok_or("`definition` is missing")?.clone();
+        let definition = Arc::new(whole.get("definition").ok_or("`definition` is missing")?.clone());
         let contract = Self {
             upstream: UpstreamName::new(text_of("upstream")?).ok_or("`upstream` is not the name of one")?,
             digest: text_of("digest")?.parse().map_err(|error| format!("`digest`: {error}"))?,
@@ -180,7 +181,7 @@ impl Contract {
             Some(arguments) => object.with("arguments", arguments.clone()),
             None => object,
         };
-        object.with("definition", self.definition.clone())
+        object.with("definition", Value::clone(&self.definition))
     }
 }
 

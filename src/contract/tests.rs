@@ -599,8 +599,8 @@ fn a_contract_comes_back_from_its_file_as_it_was() {
     contract.arguments = Some(value(&json!({"maxProperties": 3})));
     contract.definition = text(
         r#"{"name":"transfer","x-unknown":[1.50,{}],"inputSchema":{"type":"object"},"_meta":{"b":1,"a":[]},"description":"\u202e\n"}"#,
-    );
-    contract.digest = crate::json::Canonical::of(contract.definition.clone()).unwrap().digest();
+    ).into();
+    contract.digest = crate::json::Canonical::of(Value::clone(&contract.definition)).unwrap().digest();
     file::write(folder.path(), &contract).unwrap();
     let read = file::read_all(folder.path()).unwrap();
     assert_eq!(read, vec![Ok(contract.clone())]);
@@ -790,13 +790,13 @@ fn the_digest_covers_everything_but_the_time() {
     assert_ne!(same, digest(&|contract| contract.labels.push("pii".to_owned())));
     assert_ne!(same, digest(&|contract| contract.arguments = Some(value(&json!({})))));
     assert_ne!(same, digest(&|contract| contract.upstream = UpstreamName::new("crm").unwrap()));
-    assert_ne!(same, digest(&|contract| contract.definition = value(&json!({"name": "transfer"}))));
+    assert_ne!(same, digest(&|contract| contract.definition = value(&json!({"name": "transfer"})).into()));
 }
 
 // ---- the catalog
 
 fn advertising(contracts: &[&Contract]) -> BTreeMap<UpstreamName, Option<Advertised>> {
-    let tools = contracts.iter().map(|contract| contract.definition.clone()).collect();
+    let tools = contracts.iter().map(|contract| Value::clone(&contract.definition)).collect();
     BTreeMap::from([(upstream(), Some(Advertised { tools }))])
 }
 
@@ -810,7 +810,8 @@ fn only_what_is_registered_and_unchanged_is_offered() {
     let spaced = named("has space", &transfer());
     let long = named(&"x".repeat(123), &transfer());
     let mut now = changed.clone();
-    now.definition = value(&json!({"name": "changed", "description": "now with mail", "inputSchema": transfer()}));
+    now.definition =
+        value(&json!({"name": "changed", "description": "now with mail", "inputSchema": transfer()})).into();
     let contracts = [&same, &changed, &gone, &unsafe_one, &spaced, &long].map(|contract| Ok(contract.clone()));
     let catalog = Catalog::new(&contracts, &advertising(&[&same, &now, &new, &unsafe_one, &spaced, &long]));
     assert_eq!(catalog.tools().map(|tool| tool.wire_name.as_str()).collect::<Vec<_>>(), ["same"]);
@@ -821,7 +822,7 @@ fn only_what_is_registered_and_unchanged_is_offered() {
     let why: BTreeMap<&str, &Quarantine> =
         catalog.quarantined().iter().map(|quarantined| (quarantined.tool.as_str(), &quarantined.why)).collect();
     assert_eq!(why.len(), 6);
-    assert_eq!(why["changed"], &Quarantine::Changed { advertised: now.definition.clone() });
+    assert_eq!(why["changed"], &Quarantine::Changed { advertised: Value::clone(&now.definition) });
     assert_eq!(why["gone"], &Quarantine::Gone);
     assert_eq!(why["new"], &Quarantine::Unregistered);
     for (name, word) in [("unsafe", "loop"), ("has space", "name"), (&"x".repeat(123), "128")] {

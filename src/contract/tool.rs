@@ -1,6 +1,6 @@
 //! One compiled contract.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use super::{
     UpstreamName,
@@ -76,7 +76,7 @@ pub struct Tool {
     /// Its action in grants: `<upstream>__<tool>`, `resource_read`, `prompt_get`.
     pub action: String,
     /// The definition exactly as advertised.
-    pub definition: Value,
+    pub definition: Arc<Value>,
     /// SHA-256 over the whole contract's canonical form: what calls and holds are bound to.
     pub digest: Digest,
     /// What it can do to the world.
@@ -89,8 +89,8 @@ pub struct Tool {
     pub open: bool,
     /// Arguments repeated in headers.
     pub headers: Vec<ParamHeader>,
-    /// The advertised `inputSchema`, for typing grants. Built-in contracts of one action all have the same.
-    pub input_schema: serde_json::Value,
+    /// For typing grants, where it is not the definition's.
+    typed: Option<serde_json::Value>,
     advertised: Vetted,
     narrowing: Option<Vetted>,
     output: Option<Vetted>,
@@ -151,14 +151,14 @@ impl Tool {
             upstream: contract.upstream.clone(),
             wire_name: wire_name.to_owned(),
             operation: Operation::CallTool,
-            definition: definition.clone(),
+            definition: Arc::clone(definition),
             digest,
             impact: contract.impact.clone(),
             labels: contract.labels.clone(),
             idempotent: contract.idempotent,
             open: contract.open,
             headers,
-            input_schema: input.to_serde(),
+            typed: None,
             advertised,
             narrowing,
             output,
@@ -175,8 +175,9 @@ impl Tool {
         let read = resource_schema();
         let get = prompt_schema();
         let build = |operation, action: &str, accepted: &serde_json::Value, typed: &serde_json::Value| {
-            let definition =
-                Value::from(Object::new().with("name", upstream.as_str()).with("inputSchema", Value::from(accepted)));
+            let definition = Arc::from(Value::from(
+                Object::new().with("name", upstream.as_str()).with("inputSchema", Value::from(accepted)),
+            ));
             let named = Object::new()
                 .with("upstream", upstream.as_str())
                 .with("method", Operation::method(operation))
@@ -196,7 +197,7 @@ impl Tool {
                 idempotent: true,
                 open: false,
                 headers: Vec::new(),
-                input_schema: typed.clone(),
+                typed: Some(typed.clone()),
                 narrowing: None,
                 output: None,
             })
@@ -208,6 +209,14 @@ impl Tool {
             build(Operation::Complete, "prompt_get", &completion_schema(Completes::Prompt), &get)?,
             build(Operation::Complete, "resource_read", &completion_schema(Completes::Resource), &read)?,
         ])
+    }
+
+    /// The advertised `inputSchema`, for typing grants. Built-in contracts of one action all have the same.
+    pub fn input_schema(&self) -> Cow<'_, serde_json::Value> {
+        match &self.typed {
+            Some(typed) => Cow::Borrowed(typed),
+            None => Cow::Owned(self.definition.get("inputSchema").map(Value::to_serde).unwrap_or_default()),
+        }
     }
 
     /// Whether its only impact is `read`.

@@ -454,13 +454,14 @@ impl Grants {
         let context = slice.context(question, facts).map_err(|refused| (refused, Vec::new()))?;
         let kinds = Kinds::shared().ok_or_else(broken)?;
         let agent = uid(&kinds.agent, &question.who.agent);
+        let site = question.site.entities().ok_or_else(broken)?;
         let described;
         let entities = if slice.uses.agent || !question.who.teams.is_empty() {
             let own = described_agent(kinds, &agent, question.who, slice.uses.agent).ok_or_else(broken)?;
-            described = question.site.entities.clone().add_entities([own], None).map_err(|_| broken())?;
+            described = site.clone().add_entities([own], None).map_err(|_| broken())?;
             &described
         } else {
-            &question.site.entities
+            site
         };
         let (action, upstream) = (question.site.action.clone(), question.site.upstream.clone());
         let request = Request::new(agent, action, upstream, context, None).map_err(|_| broken())?;
@@ -477,7 +478,9 @@ impl Grants {
 
     /// Where a call goes, if the contracts know of it.
     pub(super) fn site(&self, action: &str, upstream: &UpstreamName) -> Option<&Site> {
-        self.sites.get(action)?.get(upstream)
+        let sites = self.sites.get(action)?;
+        let place = sites.binary_search_by(|(name, _)| name.cmp(upstream)).ok()?;
+        sites.get(place).map(|(_, site)| site)
     }
 
     pub(super) fn rule(&self, place: u32) -> Option<&Rule> {

@@ -1,10 +1,10 @@
 //! Reading, typing and indexing policies.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, OnceLock, RwLock},
 };
 
 use cedar_policy::{
@@ -79,7 +79,8 @@ pub struct Grants {
     pub(super) by_id: HashMap<Arc<str>, u32>,
     pub(super) words: Vocabulary,
     /// Where a call can go: an action at an upstream.
-    pub(super) sites: HashMap<String, HashMap<UpstreamName, Site>>,
+    /// By action; those of one action by the name of their upstream, in order: most have one.
+    pub(super) sites: HashMap<String, Box<[(UpstreamName, Site)]>>,
     /// Agents and teams that some scope names, numbered; all others are alike.
     pub(super) agents: HashMap<String, u32>,
     pub(super) teams: HashMap<String, u32>,
@@ -202,12 +203,30 @@ pub(super) struct Site {
     pub(super) upstream: EntityUid,
     /// Digests of the contracts that the policies were typed against: one for a tool, one a method for the rest.
     pub(super) contracts: Vec<Digest>,
-    /// The action with its groups, and the upstream with its labels.
-    pub(super) entities: Entities,
+    /// Groups that the action is in.
+    groups: Box<[&'static str]>,
+    /// See [`Site::entities`].
+    described: OnceLock<Option<Entities>>,
     /// Labels of the upstream and of the action.
     pub(super) labels: Vec<String>,
     /// Rules whose action and resource scopes cover it.
-    pub(super) rules: Vec<u32>,
+    pub(super) rules: Arc<[u32]>,
+}
+
+impl Site {
+    /// The action with its groups, and the upstream with its labels; `None` when Cedar does not take them. Made for the
+    /// first call there, since most sites of a large catalog never see one.
+    pub(super) fn entities(&self) -> Option<&Entities> {
+        let described = self.described.get_or_init(|| {
+            let kinds = Kinds::shared()?;
+            let groups = self.groups.iter().map(|group| uid(&kinds.action, group)).collect();
+            let strings = self.labels.iter().map(|label| RestrictedExpression::new_string(label.clone()));
+            let attributes = HashMap::from([("labels".to_owned(), RestrictedExpression::new_set(strings))]);
+            let house = Entity::new(self.upstream.clone(), attributes, HashSet::new()).ok()?;
+            Entities::from_entities([Entity::new_no_attrs(self.action.clone(), groups), house], None).ok()
+        });
+        described.as_ref()
+    }
 }
 
 /// `Kind::"id"`, where `kind` is one of the schema's entity types.
@@ -280,39 +299,41 @@ impl Grants {
     fn index(mut rules: Vec<Rule>, words: Vocabulary) -> Option<Self> {
         rules.sort_by(|one, other| one.id.cmp(&other.id));
         let kinds = Kinds::shared()?;
-        let mut sites: HashMap<String, HashMap<UpstreamName, Site>> = HashMap::new();
+        let mut sites = HashMap::with_capacity(words.actions.len());
+        let mut known: HashSet<Arc<[u32]>> = HashSet::new();
         let mut number = 0;
         for (name, action) in &words.actions {
             let covering: Vec<(u32, &Rule)> =
                 (0_u32..).zip(&rules).filter(|(_, rule)| rule.action.covers(name, action)).collect();
+            let mut here = Vec::with_capacity(action.upstreams.len());
             for upstream in &action.upstreams {
                 let mut labels = words.upstreams.get(upstream).cloned().unwrap_or_default();
                 labels.extend(action.labels.iter().cloned());
                 labels.sort();
                 labels.dedup();
-                let groups = action.groups.iter().map(|group| uid(&kinds.action, group)).collect();
+                let groups = action.groups.iter().copied().collect();
                 let own = uid(&kinds.action, name);
                 let house = uid(&kinds.upstream, upstream.as_str());
-                let strings = labels.iter().map(|label| RestrictedExpression::new_string(label.clone()));
-                let attributes = HashMap::from([("labels".to_owned(), RestrictedExpression::new_set(strings))]);
-                let entities = Entities::from_entities(
-                    [
-                        Entity::new_no_attrs(own.clone(), groups),
-                        Entity::new(house.clone(), attributes, std::collections::HashSet::new()).ok()?,
-                    ],
-                    None,
-                )
-                .ok()?;
-                let rules = covering
+                let rules: Arc<[u32]> = covering
                     .iter()
                     .filter(|(_, rule)| rule.resource.covers(upstream))
                     .map(|(place, _)| *place)
                     .collect();
+                // policies over groups give many tools the same list, and it is as long as they are many
+                let rules = match known.get(&rules) {
+                    Some(known) => Arc::clone(known),
+                    None => {
+                        known.insert(Arc::clone(&rules));
+                        rules
+                    }
+                };
                 let contracts = action.contracts.get(upstream).cloned().unwrap_or_default();
-                let site = Site { number, action: own, upstream: house, contracts, entities, labels, rules };
-                sites.entry(name.clone()).or_default().insert(upstream.clone(), site);
+                let described = OnceLock::new();
+                let site = Site { number, action: own, groups, upstream: house, contracts, described, labels, rules };
+                here.push((upstream.clone(), site));
                 number += 1;
             }
+            sites.insert(name.clone(), here.into_boxed_slice());
         }
         let (mut agents, mut teams) = (HashMap::new(), HashMap::new());
         for rule in &rules {

@@ -99,7 +99,7 @@ impl Vocabulary {
                 labels.extend(tool.labels.iter().cloned());
             }
             let groups = (tool.operation == Operation::CallTool).then_some(&tool.impact);
-            words.add(&tool.action, &tool.upstream, groups, &tool.labels, &tool.input_schema);
+            words.add(&tool.action, &tool.upstream, groups, &tool.labels, &tool.input_schema());
             let action = words.actions.entry(tool.action.clone()).or_default();
             action.contracts.entry(tool.upstream.clone()).or_default().push(tool.digest);
         }

@@ -85,6 +85,12 @@ impl Journaled {
             left.into_iter().flatten().filter(|group| end(group) > size).map(Arc::new).collect();
         bring(&store, &fresh)?;
         let [(first, _), (second, _)] = files;
+        if store.to_be_erased()?.is_some() {
+            // a redaction was cut short
+            wipe(&first)?;
+            wipe(&second)?;
+            store.erased()?;
+        }
         let head = store.head()?;
         let pending = Pending { head, groups: VecDeque::new(), due: 0, closing: false, fault: None };
         let shared = Arc::new(Shared { store, pending: Mutex::new(pending), changed: Condvar::new() });
@@ -113,7 +119,11 @@ impl Journaled {
             let blank = !group.redacted.is_empty();
             self.shared.alone(|store| written(store, group))?;
             files.used = 0;
-            return if blank { files.files.iter().try_for_each(wipe) } else { Ok(()) };
+            if blank {
+                files.files.iter().try_for_each(wipe)?;
+                self.shared.alone(SledStore::erased)?;
+            }
+            return Ok(());
         }
         if files.used + length > ROOM {
             // the other file is free once the store has what it held

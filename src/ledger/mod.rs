@@ -3,7 +3,7 @@
 //! An append-only sequence of canonical JSON entries under an RFC 6962 Merkle tree, written before the
 //! act. [`Ledger`] is the door; one committer behind it groups appends into durable writes.
 //!
-//! On disk, below the folder: `store/` the entries (sled, and the journal before it), `payloads/` long payloads,
+//! On disk, below the folder: `store/` the entries (files of them, sled, the journal before both), `payloads/` long payloads,
 //! `tlog/` the published log (C2SP tlog-tiles), `ledger.key` the key that signs checkpoints, `ledger.pub` the one that
 //! verifies them, `ledger.lock` held by the process that has it open.
 
@@ -18,6 +18,7 @@ mod payloads;
 pub mod rebuild;
 mod reply;
 mod search;
+mod segments;
 mod sled_store;
 mod store;
 #[cfg(test)]
@@ -405,17 +406,18 @@ impl Ledger {
 
     /// Removes what is kept beside an entry, its salt too, and records that: `payload.redacted`. The log
     /// verifies as before. Returns the index of the record, or `None` when there was nothing to remove.
-    /// The embedded store writes over the bytes when it reuses their segment of its file.
+    /// The bytes are written over with zeros before this returns.
     ///
     /// # Errors
     /// [`Fault`] when it cannot be written.
     pub async fn redact(&self, seq: u64) -> Result<Option<u64>, Fault> {
         let Some(kept) = self.inner.store.payload(seq)? else { return Ok(None) };
         let text = entry::redacted(self.inner.clock.now(), seq)?;
-        let at = self.inner.committer.write(Item::new(text, Effect::Redacts(seq))).await?;
+        // first, since what is recorded as redacted is not asked for again: when this is cut short, it can be
         if let Content::File(name) = kept.content {
             payloads::remove(&self.inner.folder.join("payloads"), &name)?;
         }
+        let at = self.inner.committer.write(Item::new(text, Effect::Redacts(seq))).await?;
         Ok(Some(at))
     }
 

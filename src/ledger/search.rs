@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use bytes::Bytes;
+
 use super::{Entry, Ledger, entry};
 use crate::{
     call::Fault,
@@ -78,23 +80,55 @@ impl Ledger {
     /// [`Fault`] when the store cannot be read.
     pub fn list(&self, filter: &Filter, limit: usize) -> Result<Vec<Entry>, Fault> {
         let mut found = Vec::new();
+        self.backwards(filter, limit, |entry| found.push(alone(entry)))?;
+        Ok(found)
+    }
+
+    /// Shows the newest entries that a filter lets through, at most `limit`, in their order. None is held any longer
+    /// than that, however many they are.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub fn replay(&self, filter: &Filter, limit: usize, mut show: impl FnMut(&Entry)) -> Result<(), Fault> {
+        let end = filter.before.unwrap_or(u64::MAX).min(self.size());
+        let mut from = end;
+        self.backwards(filter, limit, |entry| from = entry.seq)?;
+        while from < end {
+            let entries = self.entries(from, CHUNK.min((end - from) as usize))?;
+            if entries.is_empty() {
+                return Err(Fault(format!("the store is damaged: entry {from} is missing")));
+            }
+            for entry in entries {
+                from = entry.seq + 1;
+                if self.fits(filter, &entry)? {
+                    show(&entry);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes through the newest entries that a filter lets through, newest first, at most `limit`.
+    fn backwards(&self, filter: &Filter, limit: usize, mut take: impl FnMut(Entry)) -> Result<(), Fault> {
+        let mut found = 0;
         let mut end = filter.before.unwrap_or(u64::MAX).min(self.size());
         let since = filter.since.map(|since| format!("{since:.6}"));
-        while end > 0 && found.len() < limit {
+        while end > 0 && found < limit {
             let from = end.saturating_sub(CHUNK as u64);
             let entries = self.entries(from, (end - from) as usize)?;
             for entry in entries.into_iter().rev() {
                 let at = entry::member(&entry.text, "at").unwrap_or_default();
                 if since.as_deref().is_some_and(|since| at < since) {
-                    return Ok(found);
+                    return Ok(());
                 }
-                if found.len() < limit && self.fits(filter, &entry)? {
-                    found.push(entry);
+                if found < limit && self.fits(filter, &entry)? {
+                    take(entry);
+                    found += 1;
                 }
             }
             end = from;
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The entries from `from` on that a filter lets through, oldest first, at most `limit`, and where to go on. One
@@ -121,7 +155,7 @@ impl Ledger {
                 }
                 at = entry.seq + 1;
                 if self.fits(filter, &entry)? {
-                    found.push(entry);
+                    found.push(alone(entry));
                 }
             }
         }
@@ -211,6 +245,11 @@ impl Ledger {
         out.flush().map_err(failed)?;
         Ok(end.saturating_sub(from))
     }
+}
+
+/// The entry without those that were read together with it, which would stay in memory as long as it does.
+fn alone(entry: Entry) -> Entry {
+    Entry { text: Bytes::copy_from_slice(&entry.text), ..entry }
 }
 
 /// The time in a call's id: the first ten digits of its ULID.

@@ -5,15 +5,21 @@
 //! committer; any error or panic of sled's is the end of this store until it is opened again; and a snapshot that
 //! sled did not finish is removed before it looks, since it would read the torso as its newest and give up.
 //!
-//! Keys: `h` the head; `e` and the first index, big-endian: entries, bundled; `p` and the first index: their
-//! payloads, bundled and compressed; `s` and a number: pieces of the snapshot.
+//! What grows lies in [`Segments`], and sled knows where: bundles of entries in `entries.*`, bundles of their payloads,
+//! compressed, in `payloads.*`. A write goes to those first, is synced, and counts with the batch that names its places.
+//!
+//! Keys: `h` the head; `t` the tails of the segments; `e` and the first index, big-endian: the place of a run of
+//! bundles of entries; `p` and the first index: that of a run of bundles of payloads; `s` and a number: pieces of the
+//! snapshot; `x` places in `payloads.*` that are being erased. In format 1 a value of `e` and `p` is one bundle itself,
+//! which is longer than any place; such values are read where they are.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +29,7 @@ use bytes::Bytes;
 
 use super::{
     note::sync_folder,
+    segments::{Bundle, Framed, Place, Segments, Tail},
     store::{Appended, Content, Group, Head, Kept, LONGEST, Snapshot, Store, Stored},
     tree::{self, Frontier},
 };
@@ -30,12 +37,11 @@ use crate::{call::Fault, json::Digest};
 
 const SEGMENT: usize = 8 << 20;
 const CACHE: u64 = 8 << 20;
-/// About how long a bundle of entries gets, and one of payloads before compression. Sled looks at a part of its cache
-/// only after 64 uses of that part, of which there are 256: what it holds beyond [`CACHE`] grows with the bundles.
-const BUNDLE: usize = 4 << 10;
-const PAYLOAD_BUNDLE: usize = 12 << 10;
-/// How often each bundle is looked at after it was written, so that sled looks at its cache soon enough.
-const LOOKS: usize = 4;
+/// About how long a bundle of entries gets, and one of payloads before compression.
+const BUNDLE: usize = 32 << 10;
+const PAYLOAD_BUNDLE: usize = 32 << 10;
+/// The most bundles in a run: a look-up reads the beginnings of all.
+const RUN: usize = 32;
 /// What has to be free for another write.
 const FREE: u64 = 2 * SEGMENT as u64 + (64 << 20);
 /// How many writes may pass between two looks at what is free.
@@ -43,15 +49,24 @@ const LOOK_EVERY: u32 = 256;
 /// How long sled's threads may need to let go of a store that was closed.
 const UNLOCKED_WITHIN: Duration = Duration::from_millis(500);
 const MAGIC: &[u8; 4] = b"cslg";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The oldest format that is read: bundles lie in sled.
+const OLDEST: u32 = 1;
 /// Bytes of payload records in one bundle before compression, which may add a little.
-const PAYLOADS: usize = 56 << 10;
+const LONGEST_PAYLOADS: usize = 56 << 10;
+/// What the files of each kind of bundle are called.
+const ENTRIES: &str = "entries";
+const PAYLOADS: &str = "payloads";
 /// The longest payload that is kept in the store and not in a file.
 pub(super) const LONGEST_HERE: usize = 48 << 10;
 
 pub(super) struct SledStore {
     db: sled::Db,
     file: File,
+    entries: Segments,
+    payloads: Segments,
+    /// Held by who follows a place in `payloads`, so that nothing is erased under its eyes.
+    erasing: RwLock<()>,
     folder: PathBuf,
     poisoned: AtomicBool,
     writes: AtomicU32,
@@ -75,9 +90,20 @@ impl SledStore {
                 .map_err(|error| Fault(format!("the store in `{}` cannot be opened: {error}", folder.display())))?;
             let packer = zstd::bulk::Compressor::new(1)
                 .map_err(|error| Fault(format!("payloads cannot be compressed: {error}")))?;
+            if db.is_empty() && (Segments::any(folder, ENTRIES)? || Segments::any(folder, PAYLOADS)?) {
+                return Err(Fault(format!(
+                    "the store in `{}` is damaged: `db` is not the one of its entries; restore all of the folder, or \
+                     rebuild it from the published log",
+                    folder.display()
+                )));
+            }
+            let tails = tails(&db)?;
             let store = Self {
                 db,
                 file,
+                entries: Segments::open(folder, ENTRIES, tails.0)?,
+                payloads: Segments::open(folder, PAYLOADS, tails.1)?,
+                erasing: RwLock::new(()),
                 folder: folder.to_owned(),
                 poisoned: AtomicBool::new(false),
                 writes: AtomicU32::new(0),
@@ -96,6 +122,8 @@ impl SledStore {
             sync_folder(folder)?;
             folder.parent().map_or(Ok(()), sync_folder)?;
             store.head()?;
+            // what a power cut kept from being erased
+            store.erase(&store.to_be_erased()?.unwrap_or_default())?;
             Ok(store)
         };
         catch_unwind(AssertUnwindSafe(attempt))
@@ -142,46 +170,154 @@ impl SledStore {
     pub(super) fn read_unchecked(&self, from: u64, most: usize) -> Result<Vec<Stored>, Fault> {
         self.guarded(|| {
             let mut out = Vec::new();
-            let start = self.bundle(b'e', from)?.map_or(from, |(first, _)| first);
+            let start = self.run(b'e', from)?.map_or(from, |(first, _)| first);
             for item in self.db.range(key(b'e', start).as_slice()..key(b'e' + 1, 0).as_slice()) {
-                let (found, bundle) = item.map_err(broken)?;
-                let mut seq = seq_of(b'e', &found).ok_or_else(|| damaged("a key of its entries is malformed"))?;
-                let bundle = Bytes::copy_from_slice(&bundle);
-                let mut at = 0;
-                while let Some(header) = bundle.get(at..at + 34) {
-                    let (length, hash) = header.split_at(2);
-                    let length = usize::from(length.iter().fold(0_u16, |sum, byte| sum << 8 | u16::from(*byte)));
-                    if at + 34 + length > bundle.len() {
-                        return Err(damaged(&format!("entry {seq} is cut off")));
-                    }
-                    if seq >= from {
-                        if out.len() == most {
-                            return Ok(out);
+                let (found, run) = item.map_err(broken)?;
+                let first = seq_of(b'e', &found).ok_or_else(|| damaged("a key of its entries is malformed"))?;
+                let missing = |seq: u64| damaged(&format!("entry {seq} is missing"));
+                let bundles = bundles(&self.entries, first, &run)?.ok_or_else(|| missing(first))?;
+                let skip = bundles.partition_point(|bundle| bundle.first() <= from).saturating_sub(1);
+                for place in bundles.iter().skip(skip) {
+                    // its sum does not matter here: each entry has its hash, which says which of them is bad
+                    let bundle = place.read(&self.entries)?.ok_or_else(|| missing(place.first()))?.body;
+                    let mut seq = place.first();
+                    let mut at = 0;
+                    while let Some(header) = bundle.get(at..at + 34) {
+                        let (length, hash) = header.split_at(2);
+                        let length = usize::from(length.iter().fold(0_u16, |sum, byte| sum << 8 | u16::from(*byte)));
+                        if at + 34 + length > bundle.len() {
+                            return Err(damaged(&format!("entry {seq} is cut off")));
                         }
-                        let text = bundle.slice(at + 34..at + 34 + length);
-                        let hash = hash.try_into().map_err(|_| damaged("a hash is cut off"))?;
-                        let stored = Stored { hash, text };
-                        if seq != from + out.len() as u64 {
-                            return Err(damaged(&format!("entry {} is missing", from + out.len() as u64)));
+                        if seq >= from {
+                            if out.len() == most {
+                                return Ok(out);
+                            }
+                            let text = bundle.slice(at + 34..at + 34 + length);
+                            let hash = hash.try_into().map_err(|_| damaged("a hash is cut off"))?;
+                            if seq != from + out.len() as u64 {
+                                return Err(missing(from + out.len() as u64));
+                            }
+                            out.push(Stored { hash, text });
                         }
-                        out.push(stored);
+                        at += 34 + length;
+                        seq += 1;
                     }
-                    at += 34 + length;
-                    seq += 1;
-                }
-                if out.len() >= most {
-                    break;
+                    if out.len() >= most {
+                        return Ok(out);
+                    }
                 }
             }
             Ok(out)
         })
     }
 
-    /// The bundle of that kind that begins at `seq` or last before it.
-    fn bundle(&self, kind: u8, seq: u64) -> Result<Option<(u64, sled::IVec)>, Fault> {
+    /// The run of bundles of that kind that begins at `seq` or last before it.
+    fn run(&self, kind: u8, seq: u64) -> Result<Option<(u64, sled::IVec)>, Fault> {
         match self.db.range(..=key(kind, seq).as_slice()).next_back().transpose().map_err(broken)? {
             Some((found, value)) => Ok(seq_of(kind, &found).map(|first| (first, value))),
             None => Ok(None),
+        }
+    }
+
+    /// The payloads that lie together with that of an entry.
+    fn payloads(&self, seq: u64) -> Result<Option<Neighbours>, Fault> {
+        let Some((first, run)) = self.run(b'p', seq)? else { return Ok(None) };
+        let lost = |first: u64| damaged(&format!("the payloads from entry {first} on are not what was written"));
+        let run = bundles(&self.payloads, first, &run)?.ok_or_else(|| lost(first))?;
+        let Some(at) = run.partition_point(|bundle| bundle.first() <= seq).checked_sub(1) else { return Ok(None) };
+        let Some(place) = run.get(at) else { return Ok(None) };
+        let bundle = place.read(&self.payloads)?.filter(Bundle::is_whole).ok_or_else(|| lost(place.first()))?;
+        Ok(Some(Neighbours { kept: decode_kept(&bundle.body)?, run, at }))
+    }
+
+    /// The places that are to be erased still, when something was redacted and that has not come to its end.
+    pub(super) fn to_be_erased(&self) -> Result<Option<Vec<Place>>, Fault> {
+        self.guarded(|| {
+            let places = self.db.get(b"x").map_err(broken)?;
+            Ok(places.map(|places| places.as_chunks().0.iter().map(Place::of_bytes).collect()))
+        })
+    }
+
+    /// Notes that nothing of what was redacted is left anywhere.
+    pub(super) fn erased(&self) -> Result<(), Fault> {
+        self.guarded(|| {
+            let mut batch = sled::Batch::default();
+            batch.remove(b"x");
+            self.write(batch)
+        })
+    }
+
+    fn erase(&self, places: &[Place]) -> Result<(), Fault> {
+        let _nobody_reads = self.erasing.write().unwrap_or_else(PoisonError::into_inner);
+        places.iter().try_for_each(|place| self.payloads.erase(*place))
+    }
+}
+
+/// Payloads in one bundle of a run.
+struct Neighbours {
+    kept: Vec<(u64, Kept)>,
+    run: Vec<Shelved>,
+    at: usize,
+}
+
+/// Where a bundle is.
+enum Shelved {
+    Framed(Framed),
+    /// In sled, as format 1 has it.
+    Inline(u64, Bytes),
+}
+
+impl Shelved {
+    fn first(&self) -> u64 {
+        match self {
+            Self::Framed(framed) => framed.first,
+            Self::Inline(first, _) => *first,
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        match self {
+            Self::Framed(framed) => Some(framed.place),
+            Self::Inline(..) => None,
+        }
+    }
+
+    fn read(&self, segments: &Segments) -> Result<Option<Bundle>, Fault> {
+        match self {
+            Self::Framed(framed) => segments.read(*framed),
+            Self::Inline(first, body) => Ok(Some(Bundle::bare(*first, body.clone()))),
+        }
+    }
+}
+
+/// The runs of one kind that a batch adds, of which only the last can grow.
+struct Runs {
+    kind: u8,
+    last: Option<(u64, Place, usize)>,
+}
+
+impl Runs {
+    fn new(kind: u8) -> Self {
+        Self { kind, last: None }
+    }
+
+    /// Takes in a bundle that was written.
+    fn add(&mut self, batch: &mut sled::Batch, first: u64, place: Place) {
+        if let Some((_, run, bundles)) = &mut self.last
+            && *bundles < RUN
+            && run.extend(place)
+        {
+            *bundles += 1;
+            return;
+        }
+        self.end(batch);
+        self.last = Some((first, place, 1));
+    }
+
+    /// Ends the last run: what comes is not of it.
+    fn end(&mut self, batch: &mut sled::Batch) {
+        if let Some((first, run, _)) = self.last.take() {
+            batch.insert(key(self.kind, first).as_slice(), &run.to_bytes());
         }
     }
 }
@@ -202,13 +338,17 @@ impl Store for SledStore {
         self.guarded(|| {
             self.check_free()?;
             let mut batch = sled::Batch::default();
-            let mut written = Vec::new();
             let mut bundle = Vec::with_capacity(BUNDLE);
             let (mut first, mut next) = (group.first, group.first);
+            let mut runs = Runs::new(b'e');
+            let mut push = |batch: &mut sled::Batch, first: u64, bundle: &[u8]| -> Result<(), Fault> {
+                runs.add(batch, first, self.entries.push(first, bundle)?);
+                Ok(())
+            };
             for entry in &group.entries {
                 if !bundle.is_empty() && bundle.len() + entry.text.len() + 34 > BUNDLE {
-                    batch.insert(key(b'e', first).as_slice(), std::mem::take(&mut bundle));
-                    written.push(key(b'e', first));
+                    push(&mut batch, first, &bundle)?;
+                    bundle.clear();
                     first = next;
                 }
                 let length = u16::try_from(entry.text.len()).ok().filter(|length| usize::from(*length) <= LONGEST);
@@ -219,14 +359,14 @@ impl Store for SledStore {
                 next += 1;
             }
             if !bundle.is_empty() {
-                batch.insert(key(b'e', first).as_slice(), bundle);
+                push(&mut batch, first, &bundle)?;
             }
+            runs.end(&mut batch);
+            let mut runs = Runs::new(b'p');
             let mut packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut pack = |batch: &mut sled::Batch, first: u64, records: &[u8]| -> Result<(), Fault> {
+            let mut pack = |first: u64, records: &[u8]| -> Result<Place, Fault> {
                 let packed = packer.compress(records).map_err(|error| Fault(format!("cannot compress: {error}")))?;
-                batch.insert(key(b'p', first).as_slice(), packed);
-                written.push(key(b'p', first));
-                Ok(())
+                self.payloads.push(first, &packed)
             };
             let mut records = Vec::new();
             let mut first = 0;
@@ -235,11 +375,11 @@ impl Store for SledStore {
                     Content::Here(bytes) => bytes.len() + RECORD,
                     Content::File(_) => RECORD + 32,
                 };
-                if longest > PAYLOADS {
+                if longest > LONGEST_PAYLOADS {
                     return Err(damaged("a payload is too long to be written"));
                 }
                 if !records.is_empty() && records.len() + longest > PAYLOAD_BUNDLE {
-                    pack(&mut batch, first, &records)?;
+                    runs.add(&mut batch, first, pack(first, &records)?);
                     records.clear();
                 }
                 if records.is_empty() {
@@ -248,32 +388,55 @@ impl Store for SledStore {
                 encode_kept(*seq, kept, &mut records);
             }
             if !records.is_empty() {
-                pack(&mut batch, first, &records)?;
+                runs.add(&mut batch, first, pack(first, &records)?);
             }
+            runs.end(&mut batch);
+            let mut touched: BTreeMap<u64, Neighbours> = BTreeMap::new();
             for seq in &group.redacted {
-                let Some((first, packed)) = self.bundle(b'p', *seq)? else { continue };
-                // several may lie in one bundle
-                let left: Vec<_> =
-                    decode_kept(&packed)?.into_iter().filter(|(at, _)| !group.redacted.contains(at)).collect();
-                if left.is_empty() {
-                    batch.remove(key(b'p', first).as_slice());
-                } else {
-                    let mut records = Vec::new();
-                    left.iter().for_each(|(seq, kept)| encode_kept(*seq, kept, &mut records));
-                    pack(&mut batch, first, &records)?;
+                // several may lie in one bundle, and several such bundles in one run
+                if let Some(bundle) = self.payloads(*seq)? {
+                    let first = bundle.run.get(bundle.at).map_or(*seq, Shelved::first);
+                    touched.insert(first, bundle);
                 }
+            }
+            let mut places = Vec::new();
+            for bundle in touched.values() {
+                // the run is written anew: what of it is touched is elsewhere from now on, or nowhere
+                for shelved in &bundle.run {
+                    let Some(place) = shelved.place().filter(|_| !touched.contains_key(&shelved.first())) else {
+                        runs.end(&mut batch);
+                        continue;
+                    };
+                    runs.add(&mut batch, shelved.first(), place);
+                }
+                runs.end(&mut batch);
+            }
+            for (first, bundle) in &touched {
+                let mut records = Vec::new();
+                let left = bundle.kept.iter().filter(|(at, _)| !group.redacted.contains(at));
+                left.for_each(|(seq, kept)| encode_kept(*seq, kept, &mut records));
+                if records.is_empty() {
+                    batch.remove(key(b'p', *first).as_slice());
+                } else {
+                    runs.add(&mut batch, *first, pack(*first, &records)?);
+                    runs.end(&mut batch);
+                }
+                places.extend(bundle.run.get(bundle.at).and_then(Shelved::place));
+            }
+            if !group.redacted.is_empty() {
+                let places: Vec<u8> = places.iter().flat_map(|place| place.to_bytes()).collect();
+                batch.insert(b"x", places);
             }
             let head = encode_head(&group.head);
             if head.len() > LONGEST {
                 return Err(damaged("too many calls are open to be written"));
             }
             batch.insert(b"h", head);
+            // INVARIANT: what a place names is durable before the place is
+            let tails = [self.entries.sync()?, self.payloads.sync()?].map(Tail::to_bytes);
+            batch.insert(b"t", tails.as_flattened());
             self.write(batch)?;
-            for key in written {
-                for _ in 0..LOOKS {
-                    self.db.contains_key(key).map_err(broken)?;
-                }
-            }
+            self.erase(&places)?;
             Ok(Appended::Written)
         })
     }
@@ -292,8 +455,9 @@ impl Store for SledStore {
 
     fn payload(&self, seq: u64) -> Result<Option<Kept>, Fault> {
         self.guarded(|| {
-            let Some((_, packed)) = self.bundle(b'p', seq)? else { return Ok(None) };
-            Ok(decode_kept(&packed)?.into_iter().find(|(at, _)| *at == seq).map(|(_, kept)| kept))
+            let _not_erased = self.erasing.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(bundle) = self.payloads(seq)? else { return Ok(None) };
+            Ok(bundle.kept.into_iter().find(|(at, _)| *at == seq).map(|(_, kept)| kept))
         })
     }
 
@@ -345,6 +509,26 @@ fn open(folder: &Path) -> Result<sled::Db, Fault> {
             }
         }
     }
+}
+
+/// Where the segments of entries and of payloads end; they are empty before the first write.
+fn tails(db: &sled::Db) -> Result<(Tail, Tail), Fault> {
+    let Some(both) = db.get(b"t").map_err(broken)? else { return Ok(Default::default()) };
+    let malformed = || damaged("the tails of its segments are malformed");
+    let (entries, rest) = both.split_first_chunk::<{ Tail::BYTES }>().ok_or_else(malformed)?;
+    let payloads = rest.first_chunk::<{ Tail::BYTES }>().ok_or_else(malformed)?;
+    Ok((Tail::of_bytes(*entries), Tail::of_bytes(*payloads)))
+}
+
+/// The bundles that a value of `e` or `p` stands for; `None` when they are not there.
+fn bundles(segments: &Segments, first: u64, value: &[u8]) -> Result<Option<Vec<Shelved>>, Fault> {
+    // one of format 1 is the bundle itself, and longer than a place
+    let Ok(run) = value.try_into() else {
+        return Ok(Some(vec![Shelved::Inline(first, Bytes::copy_from_slice(value))]));
+    };
+    let frames = segments.frames(Place::of_bytes(run))?;
+    let frames = frames.filter(|frames| frames.first().is_some_and(|frame| frame.first == first));
+    Ok(frames.map(|frames| frames.into_iter().map(Shelved::Framed).collect()))
 }
 
 /// Removes snapshots that a kill or power cut interrupted. The one before is only removed once the next is whole.
@@ -415,7 +599,7 @@ fn decode_head(bytes: &[u8]) -> Result<Head, Fault> {
     if magic != MAGIC {
         return Err(malformed());
     }
-    if format != FORMAT {
+    if !(OLDEST..=FORMAT).contains(&format) {
         return Err(Fault(format!(
             "the store has format {format} and this version knows {FORMAT}: use a newer version"
         )));
@@ -467,7 +651,7 @@ fn encode_kept(seq: u64, kept: &Kept, out: &mut Vec<u8>) {
 
 fn decode_kept(packed: &[u8]) -> Result<Vec<(u64, Kept)>, Fault> {
     let malformed = || damaged("a bundle of payloads is malformed");
-    let records = zstd::bulk::decompress(packed, PAYLOADS + RECORD).map_err(|_| malformed())?;
+    let records = zstd::bulk::decompress(packed, LONGEST_PAYLOADS + RECORD).map_err(|_| malformed())?;
     let mut out = Vec::new();
     let mut rest = records.as_slice();
     while !rest.is_empty() {
@@ -507,7 +691,7 @@ pub(super) fn encode_group(group: &Group, out: &mut Vec<u8>) -> Result<(), Fault
     }
     out.extend_from_slice(&(group.payloads.len() as u32).to_be_bytes());
     for (seq, kept) in &group.payloads {
-        if matches!(&kept.content, Content::Here(bytes) if bytes.len() + RECORD > PAYLOADS) {
+        if matches!(&kept.content, Content::Here(bytes) if bytes.len() + RECORD > LONGEST_PAYLOADS) {
             return Err(damaged("a payload is too long to be written"));
         }
         encode_kept(*seq, kept, out);

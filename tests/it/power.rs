@@ -175,7 +175,7 @@ fn no_call_reached_its_upstream_without_an_intent_that_survives() {
     house.register();
     let token = house.token("tester", &["--ttl", "1h"]);
     let mut dice = dice(14);
-    let mut told = BTreeSet::new();
+    let (mut told, mut redacted) = (BTreeSet::new(), BTreeSet::new());
     for turn in 0..cuts().div_ceil(2) {
         let (loss, operations) = (
             if turn.is_multiple_of(2) { Loss::All } else { Loss::Torn },
@@ -191,8 +191,10 @@ fn no_call_reached_its_upstream_without_an_intent_that_survives() {
                     scope.spawn(move || load(house_now, token, &format!("{turn} {worker}"), stop))
                 })
                 .collect();
+            let redacting = scope.spawn(|| redact(house_now, &stop));
             let cut = disk.wait_for_cut(Duration::from_secs(30));
             stop.store(true, Ordering::SeqCst);
+            redacted.extend(redacting.join().unwrap());
             assert!(cut, "the house does not get as far as the cut");
             workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
         }));
@@ -204,6 +206,7 @@ fn no_call_reached_its_upstream_without_an_intent_that_survives() {
     assert!(told.len() > 5, "there was hardly any load: {} calls", told.len());
     let options = Options { origin: "countersign.local/log".to_owned(), batched_reads: false, keep_payloads: true };
     let (ledger, _) = Ledger::open(&data, options, Clock::System).unwrap();
+    let (mut gone, mut kept) = (BTreeSet::new(), BTreeSet::new());
     let (mut intents, mut outcomes) = (BTreeMap::new(), BTreeMap::new());
     let mut from = 0;
     while from < ledger.size() {
@@ -216,7 +219,13 @@ fn no_call_reached_its_upstream_without_an_intent_that_survives() {
                     let seen_before = intents.insert(String::from_utf8(payload.bytes.to_vec()).unwrap(), entry.seq);
                     assert_eq!(seen_before, None, "two intents for one call");
                 }
+                "payload.redacted" => {
+                    gone.insert(tree["entry"].as_u64().unwrap());
+                }
                 "call.settled" => {
+                    if ledger.payload(entry.seq).unwrap().is_some() {
+                        kept.insert(entry.seq);
+                    }
                     let outcome = tree["outcome"].as_str().unwrap().to_owned();
                     assert_eq!(
                         outcomes.insert(tree["intent"].as_u64().unwrap(), outcome),
@@ -239,6 +248,59 @@ fn no_call_reached_its_upstream_without_an_intent_that_survives() {
     drop(ledger);
     let found = verify(&data, None, None);
     assert_eq!(found.verdict, Verdict::Holds, "{found}");
+
+    assert!(redacted.is_subset(&gone), "redacted, as somebody was told: {redacted:?}, as it is written: {gone:?}");
+    let there = payloads_there(&data.join("store"));
+    assert_eq!(there.intersection(&gone).count(), 0, "redacted, and there still: {gone:?}");
+    assert!(kept.is_subset(&there) && kept.is_disjoint(&gone));
+    assert!(kept.len() > 5 && !gone.is_empty(), "{} kept, {} gone", kept.len(), gone.len());
+}
+
+/// Redacts the newest outcome again and again until told to stop; gives which the command said are gone.
+fn redact(house: &House, stop: &AtomicBool) -> Vec<u64> {
+    let mut redacted = Vec::new();
+    while !stop.load(Ordering::SeqCst) {
+        if TcpStream::connect(house.mcp).is_err() {
+            // it is starting, and a command would open the store itself
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
+        let list = house.run(&["ledger", "list", "--json", "--kind", "call.settled", "--limit", "1"]);
+        let newest = serde_json::from_slice::<Value>(&list.stdout).ok().and_then(|entry| entry["seq"].as_u64());
+        let Some(seq) = newest.filter(|seq| !redacted.contains(seq)) else { continue };
+        if house.run(&["ledger", "redact", &seq.to_string()]).status.success() {
+            redacted.push(seq);
+        }
+    }
+    redacted
+}
+
+/// The entries whose payload is in the files of the store, named or not: what was erased is of another kind.
+fn payloads_there(store: &Path) -> BTreeSet<u64> {
+    let mut there = BTreeSet::new();
+    for file in std::fs::read_dir(store).unwrap().map(Result::unwrap) {
+        if !file.file_name().to_string_lossy().starts_with("payloads.") {
+            continue;
+        }
+        let bytes = std::fs::read(file.path()).unwrap();
+        let word = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let (bundle, after) = rest.split_at(32 + word(&rest[4..]));
+            rest = after;
+            if bundle.starts_with(b"csb0") {
+                assert!(bundle[8..].iter().all(|byte| *byte == 0));
+                continue;
+            }
+            let records = zstd::bulk::decompress(&bundle[32..], 1 << 20).unwrap();
+            let mut records = records.as_slice();
+            while !records.is_empty() {
+                there.insert(u64::from_be_bytes(records[..8].try_into().unwrap()));
+                records = &records[29 + word(&records[25..])..];
+            }
+        }
+    }
+    there
 }
 
 /// Calls a tool with effects until told to stop; gives the arguments of the calls that were answered as done.
