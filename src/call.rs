@@ -301,7 +301,7 @@ impl Validated {
     }
 
     /// The call as it is now, after it waited: who calls was looked at again, and the tool is offered by the very
-    /// contract that its arguments fit.
+    /// contract that its arguments fit. It runs to its end even when its client goes away: its result is collected.
     ///
     /// # Errors
     /// The call back, when the tool is not offered so any more.
@@ -314,6 +314,7 @@ impl Validated {
         }
         self.principal = who.into_principal();
         self.at = now;
+        self.link = self.link.lasting();
         Ok(self)
     }
 

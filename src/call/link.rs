@@ -142,6 +142,17 @@ impl Link {
         *self.cancelled.borrow()
     }
 
+    /// Whether nobody waits for the call any more: it was cancelled, or its connection went away.
+    pub fn is_gone(&self) -> bool {
+        self.is_cancelled() || self.cancelled.has_changed().is_err()
+    }
+
+    /// The link without its end: what runs from here on runs to its end, whoever goes away.
+    pub(super) fn lasting(self) -> Self {
+        let (never, cancelled) = watch::channel(false);
+        Self { cancelled, _held: Some(std::sync::Arc::new(never)), ..self }
+    }
+
     /// Returns once the client has withdrawn the call; never when its connection just went away.
     pub async fn withdrawn(&self) {
         let mut cancelled = self.cancelled.clone();

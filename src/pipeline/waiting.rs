@@ -104,6 +104,13 @@ impl Pipeline {
         let answer = |notice| self.ledger.still_held(caller.id.clone(), caller.operation, notice);
         loop {
             let now = phase.borrow_and_update().clone();
+            // who withdrew it, or went away, spends nothing
+            if now.is_open() && link.is_cancelled() {
+                return Err(self.withdrawn(hold).await);
+            }
+            if now.is_open() && link.is_gone() {
+                return Ok(answer(self.notice(hold, now.word())));
+            }
             match (&now, call.take()) {
                 (Phase::Approved, Some(countersigned)) => match self.run(countersigned, hold).await {
                     Attempt::Done(reply) => return Ok(reply),
@@ -144,16 +151,19 @@ impl Pipeline {
                     }
                     link.notify(Notice::Progress(progress(&notice, begun.elapsed())));
                 }
-                () = link.withdrawn() => return match self.ledger.cancel(&hold.id, "agent").await {
-                    Err(NotChanged::Fault(fault)) => Err(Refused::Unavailable(fault)),
-                    // one that ended meanwhile is not withdrawn, and nobody reads this
-                    Ok(()) | Err(NotChanged::Rejected(_)) => {
-                        Err(Refused::HoldCancelled { hold: hold.id.to_string() })
-                    }
-                },
+                () = link.withdrawn() => return Err(self.withdrawn(hold).await),
                 // the hold stays; nobody reads this
                 () = link.cancelled() => return Ok(answer(notice)),
             }
+        }
+    }
+
+    /// Withdraws a hold for the client that waits for it.
+    async fn withdrawn(&self, hold: &Hold) -> Refused {
+        match self.ledger.cancel(&hold.id, "agent").await {
+            Err(NotChanged::Fault(fault)) => Refused::Unavailable(fault),
+            // one that ended meanwhile is not withdrawn, and nobody reads this
+            Ok(()) | Err(NotChanged::Rejected(_)) => Refused::HoldCancelled { hold: hold.id.to_string() },
         }
     }
 

@@ -186,15 +186,13 @@ fn a_hold_waits_through_a_kill_before_and_after_it_is_countersigned() {
     enrol(&house);
     let token = house.token("tester", &["--ttl", "1h"]);
     house.serve();
-    let call = |house: &House| {
-        let sent = Request::call("up__write", r#"{"text":"once"}"#).bytes(house.mcp, Some(&token));
-        std::io::Write::write_all(&mut crate::wire::connect(house.mcp), &sent).unwrap();
-    };
     let pending = |house: &House| {
         let mut ann = Ann { house, token: None };
         ann.countersign_all()
     };
-    call(&house);
+    let sent = Request::call("up__write", r#"{"text":"once"}"#).bytes(house.mcp, Some(&token));
+    let mut waiting = crate::wire::connect(house.mcp);
+    std::io::Write::write_all(&mut waiting, &sent).unwrap();
     until("the call is held", SOON, || (house.count("call.held") == 1).then_some(()));
     house.kill();
     house.serve();
@@ -335,7 +333,8 @@ fn a_countersignature_is_for_one_agent_one_user_one_task_and_one_set_of_argument
     let tokens: Vec<String> = calls.iter().map(|(agent, more, _)| house.token(agent, more)).collect();
     for (number, ((.., arguments), token)) in calls.iter().zip(&tokens).enumerate() {
         let sent = Request::call("up__write", arguments).bytes(house.mcp, Some(token));
-        std::io::Write::write_all(&mut crate::wire::connect(house.mcp), &sent).unwrap();
+        let mut waiting = crate::wire::connect(house.mcp);
+        std::io::Write::write_all(&mut waiting, &sent).unwrap();
         until("it is held", SOON, || (house.count("call.held") == number + 1).then_some(()));
     }
     // only the first is countersigned
@@ -354,7 +353,8 @@ fn a_countersignature_is_for_one_agent_one_user_one_task_and_one_set_of_argument
         let sent = Request::call("up__write", r#"{"text":"a"}"#).bytes(house.mcp, Some(token));
         std::io::Write::write_all(&mut crate::wire::connect(house.mcp), &sent).unwrap();
     }
-    assert!(house.call(&tokens[0], "up__write", r#"{"text":"a"}"#).is_success());
+    let ran = house.call(&tokens[0], "up__write", r#"{"text":"a"}"#);
+    assert!(ran.is_success(), "{ran:?}");
     assert_eq!((upstream.calls().len(), house.count("hold.spent")), (1, 1), "the others wait on");
     assert_eq!(house.count("call.held"), 5, "and nobody is asked twice");
     // a denial sticks to the identical call, and to no other
