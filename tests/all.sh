@@ -87,7 +87,7 @@ npm_peers() {
 
 python_peers() {
   local name
-  for name in new old servers; do
+  for name in new old servers api; do
     local venv="tests/.peers/py-$name" list="tests/peers/python-$name.txt"
     if cmp -s "$list" "$venv/.installed"; then
       echo "py-$name: installed already"
@@ -118,6 +118,8 @@ documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --docu
 clients() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/run.mjs; }
 
 holds() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/holds.mjs; }
+
+approvers_api() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" tests/.peers/py-api/bin/python tests/clients/api.py; }
 
 conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/run.mjs; }
 
@@ -150,6 +152,7 @@ if wants clients; then
   step "cargo build, for the clients" cargo build --locked --bins
   step "real clients" clients
   step "real clients, meeting holds" holds
+  step "approvers' API, by its description" approvers_api
 fi
 
 if wants conformance; then
