@@ -123,6 +123,8 @@ approvers_api() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" tests/.peers/p
 
 conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/run.mjs; }
 
+tasks() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/tasks.mjs; }
+
 step "system packages" system_packages
 
 if wants lint; then
@@ -158,6 +160,7 @@ fi
 if wants conformance; then
   step "cargo build, for conformance" cargo build --locked --bins
   step "conformance suite" conformance
+  step "conformance suite, tasks of held calls" tasks
 fi
 
 finish
