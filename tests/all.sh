@@ -87,7 +87,7 @@ npm_peers() {
 
 python_peers() {
   local name
-  for name in new old servers; do
+  for name in new old servers api; do
     local venv="tests/.peers/py-$name" list="tests/peers/python-$name.txt"
     if cmp -s "$list" "$venv/.installed"; then
       echo "py-$name: installed already"
@@ -119,7 +119,11 @@ clients() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/r
 
 holds() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/holds.mjs; }
 
+approvers_api() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" tests/.peers/py-api/bin/python tests/clients/api.py; }
+
 conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/run.mjs; }
+
+tasks() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/tasks.mjs; }
 
 step "system packages" system_packages
 
@@ -150,11 +154,13 @@ if wants clients; then
   step "cargo build, for the clients" cargo build --locked --bins
   step "real clients" clients
   step "real clients, meeting holds" holds
+  step "approvers' API, by its description" approvers_api
 fi
 
 if wants conformance; then
   step "cargo build, for conformance" cargo build --locked --bins
   step "conformance suite" conformance
+  step "conformance suite, tasks of held calls" tasks
 fi
 
 finish
