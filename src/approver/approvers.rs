@@ -204,8 +204,8 @@ impl Approvers {
     ///
     /// # Errors
     /// [`NotDone::Locked`], [`NotDone::TooMany`], [`NotDone::Fault`]
-    pub async fn check(&self, approver: &str, passphrase: &Passphrase) -> Result<(), NotDone> {
-        self.unlock(approver, passphrase, Way::Door).await.map(|_unlocked| ())
+    pub async fn check(&self, approver: &str, passphrase: &Passphrase, way: Way) -> Result<(), NotDone> {
+        self.unlock(approver, passphrase, way).await.map(|_unlocked| ())
     }
 
     /// Begins a session of an approver who shows their passphrase.
@@ -251,7 +251,7 @@ impl Approvers {
 
     async fn vouched(&self, vouch: Option<Vouch>) -> Result<Option<String>, NotDone> {
         let Some(Vouch { approver, passphrase }) = vouch else { return Ok(None) };
-        self.unlock(&approver, &passphrase, Way::Door).await?;
+        self.unlock(&approver, &passphrase, Way::Terminal).await?;
         Ok(Some(approver))
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
+use super::{SessionId, Way};
 use crate::{clock::Timestamp, json::Digest};
 
 /// Failures without a wait.
@@ -19,16 +20,23 @@ const LONGEST: i64 = 60;
 /// passphrase, those are older than the waits by the time that this many others came.
 const REMEMBERED: usize = 4_096;
 
-/// Whose attempt it is. Attempts from within a session are counted apart, so that nobody outside can keep an approver
-/// from acting by guessing wrongly in their name.
+/// Whose attempt it is. Attempts from within a session, and from a terminal of this machine, are counted apart, so that
+/// nobody outside can keep an approver from acting by guessing wrongly in their name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Who(Digest);
 
 impl Who {
-    pub(super) fn new(name: &str, session: Option<u64>) -> Self {
+    pub(super) fn new(name: &str, way: Way) -> Self {
         let mut text = name.as_bytes().to_vec();
         text.push(0);
-        text.extend_from_slice(&session.map_or([0xff; 8], u64::to_be_bytes));
+        match way {
+            Way::Door => text.push(b'd'),
+            Way::Terminal => text.push(b't'),
+            Way::Session(SessionId(session)) => {
+                text.push(b's');
+                text.extend_from_slice(&session.to_be_bytes());
+            }
+        }
         Self(Digest::of(&text))
     }
 }
@@ -106,7 +114,7 @@ mod tests {
     }
 
     fn ann() -> Who {
-        Who::new("ann", None)
+        Who::new("ann", Way::Door)
     }
 
     #[test]
@@ -134,8 +142,8 @@ mod tests {
             attempts.begin(ann(), at(0)).unwrap();
         }
         assert!(attempts.begin(ann(), at(0)).is_err());
-        attempts.begin(Who::new("bob", None), at(0)).unwrap();
-        attempts.begin(Who::new("ann", Some(1)), at(0)).unwrap();
+        attempts.begin(Who::new("bob", Way::Door), at(0)).unwrap();
+        attempts.begin(Who::new("ann", Way::Session(SessionId(1))), at(0)).unwrap();
         attempts.begin(ann(), at(1)).unwrap();
         attempts.succeeded(ann());
         for _ in 0..5 {
@@ -151,11 +159,11 @@ mod tests {
             attempts.begin(ann(), at(1)).unwrap();
         }
         for guess in 0..4_300 {
-            attempts.begin(Who::new("ann", Some(guess)), at(0)).unwrap();
+            attempts.begin(Who::new("ann", Way::Session(SessionId(guess))), at(0)).unwrap();
         }
         assert_eq!(attempts.0.len(), REMEMBERED);
         assert_eq!(attempts.begin(ann(), at(1)), Err(1));
-        attempts.begin(Who::new("bob", None), at(1_000)).unwrap();
+        attempts.begin(Who::new("bob", Way::Door), at(1_000)).unwrap();
         assert_eq!(attempts.0.len(), 1);
     }
 

@@ -178,6 +178,8 @@ pub enum NotUnlocked {
 pub enum Way {
     /// From anybody.
     Door,
+    /// From a terminal of this machine, over the control socket.
+    Terminal,
     /// From within a session of that approver, which only a passphrase begins.
     Session(SessionId),
 }
@@ -412,9 +414,10 @@ impl Vault {
         way: Way,
         now: Timestamp,
     ) -> Result<Unlocked, NotUnlocked> {
-        let (who, lane) = match way {
-            Way::Door => (Who::new(name, None), &self.door),
-            Way::Session(SessionId(session)) => (Who::new(name, Some(session)), &self.inner),
+        let who = Who::new(name, way);
+        let lane = match way {
+            Way::Door => &self.door,
+            Way::Terminal | Way::Session(_) => &self.inner,
         };
         let waiting = lane.wait().ok_or(NotUnlocked::TooMany { retry_after_s: 1 })?;
         self.attempts().begin(who, now).map_err(|retry_after_s| NotUnlocked::TooMany { retry_after_s })?;

@@ -314,7 +314,7 @@ pub(super) async fn approve(
 ) -> Result<Value, Failure> {
     let (id, digest) = (refreshed(house, hold).await?, read_digest(digest)?);
     let approvers = &house.pipeline.approvers;
-    let phase = approvers.approve(&id, &digest, approver, passphrase, Way::Door).await.map_err(not_done)?;
+    let phase = approvers.approve(&id, &digest, approver, passphrase, Way::Terminal).await.map_err(not_done)?;
     let progress = house.pipeline.ledger.holds(|book| book.get(&id).map(|record| book.progress(record)));
     let progress = progress.unwrap_or_default().into_iter();
     let progress: Vec<Value> =
@@ -332,7 +332,7 @@ pub(super) async fn deny(
 ) -> Result<Value, Failure> {
     let (id, digest) = (refreshed(house, hold).await?, read_digest(digest)?);
     let approvers = &house.pipeline.approvers;
-    approvers.check(approver, passphrase).await.map_err(not_done)?;
+    approvers.check(approver, passphrase, Way::Terminal).await.map_err(not_done)?;
     let phase = approvers.deny(&id, &digest, approver, reason).await.map_err(not_done)?;
     Ok(json!({"hold": id.as_str(), "approver": approver, "state": phase.word(), "reason": reason}))
 }

@@ -156,6 +156,29 @@ async fn a_result_is_collected_for_ten_minutes_and_then_the_same_call_is_another
 }
 
 #[tokio::test]
+async fn kept_arguments_are_believed_only_as_far_as_the_entry_commits_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::granting(HELD);
+    let what = "x".repeat(100_000);
+    let ledger = open(folder.path());
+    let hold = Arc::clone(house.park(&ledger, &what).await.unwrap().hold());
+    drop(ledger);
+    let ledger = open(folder.path());
+    assert_eq!(house.park(&ledger, &what).await.unwrap().hold().id, hold.id, "long ones survive a restart");
+    assert_eq!(ledger.held_arguments(&hold).unwrap().unwrap().len(), what.len() + 11);
+    let shelf = std::fs::read_dir(folder.path().join("payloads")).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read_dir(shelf).unwrap().next().unwrap().unwrap().path();
+    let other = zstd::bulk::compress(br#"{"what":"harmless"}"#, 1).unwrap();
+    std::fs::write(file, other).unwrap();
+    assert_eq!(ledger.held_arguments(&hold).unwrap(), None, "nobody is shown what was not held");
+    drop(ledger);
+    let ledger = open(folder.path());
+    let kept = |ledger: &Ledger| ledger.holds(|book| book.get(&hold.id).unwrap().hold.kept);
+    assert!(!kept(&ledger), "nor is it run after a restart");
+    assert_ne!(house.park(&ledger, "harmless").await.unwrap().hold().id, hold.id);
+}
+
+#[tokio::test]
 async fn holds_and_approvers_survive_and_what_ran_out_meanwhile_never_runs() {
     let folder = tempfile::tempdir().unwrap();
     let house = House::granting(HELD);
