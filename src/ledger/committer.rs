@@ -134,6 +134,8 @@ pub(super) struct Shared {
     room: Semaphore,
     healthy: AtomicBool,
     durable: AtomicU64,
+    /// How many of these the views and holds know of.
+    applied: AtomicU64,
     /// Told after each group, and when the ledger failed.
     grown: watch::Sender<()>,
     views: ArcSwap<Views>,
@@ -205,6 +207,7 @@ impl Committer {
             room: Semaphore::new(ROOM as usize),
             healthy: AtomicBool::new(true),
             durable: AtomicU64::new(head.frontier.size()),
+            applied: AtomicU64::new(head.frontier.size()),
             grown: watch::channel(()).0,
             holds: Holds::new(book),
             views: ArcSwap::from_pointee(views),
@@ -252,7 +255,7 @@ impl Committer {
         let target = lock(&self.shared.queue).next;
         let mut durable = self.shared.grown.subscribe();
         loop {
-            if self.shared.durable() >= target {
+            if self.shared.applied.load(Ordering::Acquire) >= target {
                 return Ok(());
             }
             if !self.shared.healthy() || durable.changed().await.is_err() {
@@ -502,6 +505,8 @@ impl Writer {
             self.shared.views.store(Arc::new(views));
         }
         self.frontier = frontier;
+        // whoever is told of a change finds its entry
+        self.shared.durable.store(self.frontier.size(), Ordering::Release);
         for (seq, made) in made {
             let change = match made {
                 Made::Change(change) => Some(change),
@@ -511,7 +516,7 @@ impl Writer {
                 self.shared.holds.made(&change, seq);
             }
         }
-        self.shared.durable.store(self.frontier.size(), Ordering::Release);
+        self.shared.applied.store(self.frontier.size(), Ordering::Release);
         self.shared.grown.send_replace(());
         Ok(())
     }
