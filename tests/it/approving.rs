@@ -17,6 +17,8 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
+use crate::cli_quickstart::quickstart;
+
 const PASSPHRASE: &str = "correct horse battery staple";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,18 +31,7 @@ struct House {
 
 impl House {
     fn start(dir: &Path) -> Self {
-        let mut server = Command::new(env!("CARGO_BIN_EXE_countersign"))
-            .args(["quickstart", "--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--json", "--dir"])
-            .arg(dir)
-            .env_remove("COUNTERSIGN_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let told = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
+        let (server, told) = quickstart(dir);
         Self { server, told, dir: dir.to_owned() }
     }
 

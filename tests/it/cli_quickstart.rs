@@ -15,20 +15,26 @@ struct Running {
     told: Value,
 }
 
+/// A quickstart in `dir`, on free ports, and the line that it tells.
+pub(crate) fn quickstart(dir: &Path) -> (Child, Value) {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_countersign"))
+        .args(["quickstart", "--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--json", "--dir"])
+        .arg(dir)
+        .env_remove("COUNTERSIGN_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let told = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
+    (server, told)
+}
+
 impl Running {
     fn start(dir: &Path) -> Self {
-        let mut server = Command::new(env!("CARGO_BIN_EXE_countersign"))
-            .args(["quickstart", "--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--json", "--dir"])
-            .arg(dir)
-            .env_remove("COUNTERSIGN_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let told = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
+        let (server, told) = quickstart(dir);
         Self { server, told }
     }
 
