@@ -45,6 +45,13 @@ pub enum Body {
     },
 }
 
+/// A tool server asked for input in a call that people countersigned: what a client would answer, they were not shown.
+const ASKED: Body = Body::Unknown { why: "input_required" };
+
+fn asks(result: &Value) -> bool {
+    result.get("resultType").and_then(Value::as_str) == Some("input_required")
+}
+
 impl Reply {
     pub(super) fn refused(refused: Refused, caller: Caller) -> Self {
         Self { call: caller.id, operation: caller.operation, body: Body::Refused(refused) }
@@ -53,6 +60,7 @@ impl Reply {
     pub(super) fn settled(recorded: Recorded, outcome: Outcome, _findings: Vec<String>) -> Self {
         let call = recorded.call().call();
         let body = match outcome {
+            Outcome::Result { tree, .. } if recorded.call().countersigned().is_some() && asks(&tree) => ASKED,
             Outcome::Result { tree, text } => Body::Result { tree, text },
             Outcome::Error { tree, text } => Body::Error { tree, text },
             Outcome::NotSent { retry_after_ms, busy: true, .. } => {
@@ -73,7 +81,11 @@ impl Reply {
 
     /// What an identical call came to.
     pub(super) fn collected(call: CallId, operation: Operation, tree: Value, text: Bytes, error: bool) -> Self {
-        let body = if error { Body::Error { tree, text } } else { Body::Result { tree, text } };
+        let body = match error {
+            true => Body::Error { tree, text },
+            false if asks(&tree) => ASKED,
+            false => Body::Result { tree, text },
+        };
         Self { call, operation, body }
     }
 

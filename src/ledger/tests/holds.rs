@@ -156,6 +156,24 @@ async fn a_result_is_collected_for_ten_minutes_and_then_the_same_call_is_another
 }
 
 #[tokio::test]
+async fn a_tool_server_that_asks_for_more_in_a_countersigned_call_is_not_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::granting(HELD);
+    let ledger = open(folder.path());
+    let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    let hold = Arc::clone(house.park(&ledger, "rent").await.unwrap().hold());
+    ann.countersign(&ledger, &hold.id, &hold.digest).await.unwrap();
+    let recorded = house.spend(&ledger, &hold.id, "rent").await.unwrap();
+    let asks = answer(r#"{"resultType":"input_required","inputRequests":{}}"#);
+    ledger.write_outcome(&recorded, &asks, 1, &[]).await.unwrap();
+    let reply = Reply::settled(recorded, asks, Vec::new());
+    assert!(matches!(reply.body(), Body::Unknown { why: "input_required" }), "{reply:?}");
+    let record = ledger.holds(|book| book.get(&hold.id).cloned()).unwrap();
+    let again = ledger.collect(&record, CallId::new(clock().now()).unwrap(), Operation::CallTool).unwrap().unwrap();
+    assert!(matches!(again.body(), Body::Unknown { why: "input_required" }), "{again:?}");
+}
+
+#[tokio::test]
 async fn kept_arguments_are_believed_only_as_far_as_the_entry_commits_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let house = House::granting(HELD);
