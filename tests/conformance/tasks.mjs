@@ -43,6 +43,12 @@ const api = async (path, body, token) => {
 };
 
 const children = [];
+const stopped = child => {
+  if (child.exitCode !== null || child.signalCode !== null) return undefined;
+  const end = new Promise(resolve => child.once('exit', resolve));
+  child.kill();
+  return end;
+};
 let [passed, failed, excepted, over] = [0, 0, 0, false];
 try {
   run('tool', 'register');
@@ -88,7 +94,7 @@ try {
   await owner;
 } finally {
   over = true;
-  for (const child of children) child.kill();
+  await Promise.all(children.map(stopped));
   rmSync(dir, { recursive: true, force: true });
 }
 console.log(`# conformance, tasks: ${passed} passed, ${failed} failed (${excepted} checks excepted in docs/conformance.md)`);
