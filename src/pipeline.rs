@@ -302,8 +302,8 @@ impl<T: Send + 'static> Drop for Owned<T> {
     }
 }
 
-/// The owner of roads whose clients went away. Their number is bounded by the upstreams' own limits on
-/// calls under way and waiting.
+/// The owner of roads whose clients went away, and of countersigned calls that nobody waits for. Their number is bounded by
+/// the upstreams' own limits on calls under way and waiting, and by that of open holds.
 #[derive(Debug, Default)]
 pub struct Detached {
     roads: Mutex<JoinSet<()>>,
