@@ -611,7 +611,6 @@ impl Ledger {
                 return Err(Refused::TooManyHolds);
             }
             let (text, hold, kept) = self.write_up(call, basis, demands.clone(), now).await.map_err(failed)?;
-            let hold = Arc::new(hold);
             let mut item = Item::new(text, Effect::None);
             item.kept = Some(kept);
             item.change = Some(Change::Opened(Arc::clone(&hold)));
@@ -646,7 +645,7 @@ impl Ledger {
     }
 
     /// The hold that a call meets, if the identical call has one; a call that meets none is decided on. A hold that was
-    /// opened under another contract or other grants is void from now on.
+    /// opened under another contract or other grants is not met: whoever looks after holds makes it void.
     ///
     /// # Errors
     /// The call back, with its hold or the refusal.
@@ -670,12 +669,12 @@ impl Ledger {
         basis: &Basis,
         demands: Vec<Demand>,
         now: Timestamp,
-    ) -> Result<(Vec<u8>, Hold, Kept), Fault> {
+    ) -> Result<(Vec<u8>, Arc<Hold>, Kept), Fault> {
         // a hold's arguments are kept whatever the configuration says: they are what will be run
         let (commitment, kept) = self.keep_always(call.arguments().bytes()).await?;
         let (approve_by, execute_by) = Hold::deadlines(&demands, now);
         let (principal, tool) = (call.principal(), call.tool());
-        let mut hold = Hold {
+        let hold = Hold {
             id: HoldId::new(now).map_err(|error| Fault(error.to_string()))?,
             digest: Digest([0; 32]),
             seq: 0,
@@ -704,11 +703,10 @@ impl Ledger {
         };
         let text = held(&self.inner.options.origin, &hold, &commitment)?;
         // what was cut to fit is what it says from now on
-        let Ok(Change::Opened(read)) = read(&text, 0, || Some(hold.arguments)) else {
-            return Err(Fault("a hold cannot be written so that it can be read".to_owned()));
-        };
-        hold = Hold::clone(&read);
-        Ok((text, hold, kept))
+        match read(&text, 0, || Some(hold.arguments)) {
+            Ok(Change::Opened(read)) => Ok((text, read, kept)),
+            _ => Err(Fault("a hold cannot be written so that it can be read".to_owned())),
+        }
     }
 
     /// Looks at the holds and the approvers, as far as they are durable.

@@ -13,7 +13,6 @@ use tokio::{
 
 use super::Pipeline;
 use crate::{
-    approver::{NotDone, Passphrase, Way},
     call::{
         CallId, Caller, Door, HoldNotice, Identified, Link, Notice, Operation, Passage, Principal, Received, Refused,
         Validated,
@@ -21,7 +20,7 @@ use crate::{
     grant::{Basis, Decision, Held},
     hold::{Book, Drift, Hold, HoldId, Phase, Record},
     identity::Unauthenticated,
-    json::{self, Digest, Limits, Object},
+    json::{self, Limits, Object},
     ledger::{NotChanged, Parked, Reply},
 };
 
@@ -111,19 +110,13 @@ impl Pipeline {
             if now.is_open() && link.is_gone() {
                 return Ok(answer(self.notice(hold, now.word())));
             }
+            let again = || self.ledger.holds(|book| book.may_run_again(&hold.id, self.clock.now()));
             match (&now, call.take()) {
-                (Phase::Approved, Some(countersigned)) => match self.run(countersigned, hold).await {
-                    Attempt::Done(reply) => return Ok(reply),
-                    Attempt::Refused(refused) => return Err(refused),
-                    // whoever was first changes where it stands
-                    Attempt::Lost => continue,
-                },
-                (Phase::Spent { outcome: Some(_), .. }, Some(again))
-                    if self.ledger.holds(|book| book.may_run_again(&hold.id, self.clock.now())) =>
-                {
-                    match self.run(again, hold).await {
+                (phase, Some(countersigned)) if *phase == Phase::Approved || again() => {
+                    match self.run(countersigned, hold).await {
                         Attempt::Done(reply) => return Ok(reply),
                         Attempt::Refused(refused) => return Err(refused),
+                        // whoever was first changes where it stands
                         Attempt::Lost => continue,
                     }
                 }
@@ -269,31 +262,6 @@ impl Pipeline {
             Err(NotChanged::Rejected(_)) => Ok(()),
             done => done,
         }
-    }
-
-    /// An approver countersigns a hold: see [`crate::approver::Approvers::approve`]. What drifted or ran out is found first.
-    ///
-    /// # Errors
-    /// [`NotDone`]
-    pub async fn approve(
-        &self,
-        id: &HoldId,
-        digest: &Digest,
-        approver: &str,
-        passphrase: &Passphrase,
-        way: Way,
-    ) -> Result<Phase, NotDone> {
-        self.refresh_hold(id).await?;
-        self.approvers.approve(id, digest, approver, passphrase, way).await
-    }
-
-    /// An approver who is signed in denies a hold: see [`crate::approver::Approvers::deny`]. What drifted or ran out is found first.
-    ///
-    /// # Errors
-    /// [`NotDone`]
-    pub async fn deny(&self, id: &HoldId, digest: &Digest, approver: &str, reason: &str) -> Result<Phase, NotDone> {
-        self.refresh_hold(id).await?;
-        self.approvers.deny(id, digest, approver, reason).await
     }
 
     /// The hold of that id, if this principal asked for it: one of somebody else's looks like none.
