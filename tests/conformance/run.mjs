@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { freePort, peers, program, until } from '../clients/house.mjs';
+import { stopped } from './stopped.mjs';
 
 const here = name => fileURLToPath(new URL(name, import.meta.url));
 const shimOnly = process.argv.includes('--shim');
@@ -31,12 +32,6 @@ const suites = [
 ];
 
 const children = [];
-const stopped = child => {
-  if (child.exitCode !== null || child.signalCode !== null) return undefined;
-  const end = new Promise(resolve => child.once('exit', resolve));
-  child.kill();
-  return end;
-};
 async function announced(command, args, options = {}) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], ...options });
   children.push(child);

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { freePort, peers, program, until } from '../clients/house.mjs';
+import { stopped } from './stopped.mjs';
 
 const here = name => fileURLToPath(new URL(name, import.meta.url));
 const suite = join(peers, 'node_modules/conformance-next/dist/index.js');
@@ -43,12 +44,6 @@ const api = async (path, body, token) => {
 };
 
 const children = [];
-const stopped = child => {
-  if (child.exitCode !== null || child.signalCode !== null) return undefined;
-  const end = new Promise(resolve => child.once('exit', resolve));
-  child.kill();
-  return end;
-};
 let [passed, failed, excepted, over] = [0, 0, 0, false];
 try {
   run('tool', 'register');
