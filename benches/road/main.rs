@@ -78,8 +78,10 @@ async fn measure(chosen: &Choices) {
     let upstream = parties::start("upstream", &["20"]);
     let many = parties::start("upstream", &["2000"]);
     let blind = parties::start("blind", &[&upstream.url]);
+    let synced = parties::start("synced", &[&upstream.url, folder.path().to_str().unwrap()]);
     let mut targets = vec![
         Target::plain("blind", &blind.url, "echo", blind.pid),
+        Target::plain("synced", &synced.url, "echo", synced.pid),
         Target::plain("direct", &upstream.url, "echo", upstream.pid),
     ];
     if wanted("stages") {

@@ -1,19 +1,25 @@
-//! The others on the road, each a process of its own: an upstream that does nothing, over HTTP or stdio, and a proxy
-//! that looks at nothing.
+//! The others on the road, each a process of its own: an upstream that does nothing, over HTTP or stdio, a proxy that
+//! looks at nothing, and one that looks at nothing either and puts a record on the disk before and after each call.
 
 use std::{
     convert::Infallible,
     fmt::Write as _,
+    fs::File,
     io::{BufRead, BufReader, Write as _},
+    os::unix::fs::FileExt as _,
+    path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, Uri, body::Incoming, client::conn::http1::SendRequest, header, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
 
 /// A party that runs until this is dropped.
 pub(crate) struct Party {
@@ -42,7 +48,8 @@ pub(crate) fn start(party: &str, arguments: &[&str]) -> Party {
 pub(crate) fn run(party: &str, arguments: &[String]) {
     match (party, arguments) {
         ("upstream", [tools]) => serve(Role::Upstream(Arc::from(listing(tools.parse().unwrap()).as_str()))),
-        ("blind", [url]) => serve(Role::Blind(Arc::new(Pool { uri: url.parse().unwrap(), idle: Mutex::default() }))),
+        ("blind", [url]) => serve(Role::Blind(Pool::to(url, None))),
+        ("synced", [url, folder]) => serve(Role::Blind(Pool::to(url, Some(Disk::in_folder(Path::new(folder)))))),
         ("stdio", [tools]) => stdio(&listing(tools.parse().unwrap())),
         _ => panic!("no party is called `{party}` with these arguments"),
     }
@@ -130,9 +137,53 @@ enum Role {
 struct Pool {
     uri: Uri,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    disk: Option<Disk>,
+}
+
+/// Records that are durable before their writer goes on: those that wait share one write and one `fdatasync`.
+struct Disk(mpsc::Sender<(usize, oneshot::Sender<()>)>);
+
+impl Disk {
+    /// What is written for one entry: as much as the ledger's are long.
+    const RECORD: usize = 640;
+    const ROOM: u64 = 2 << 20;
+
+    fn in_folder(folder: &Path) -> Self {
+        let file = File::options().create_new(true).write(true).open(folder.join("synced")).unwrap();
+        file.write_all_at(&vec![0; Self::ROOM as usize], 0).unwrap();
+        file.sync_all().unwrap();
+        let (records, waiting) = mpsc::channel::<(usize, oneshot::Sender<()>)>();
+        std::thread::spawn(move || {
+            let mut at = 0;
+            while let Ok(first) = waiting.recv() {
+                let group: Vec<_> = std::iter::once(first).chain(waiting.try_iter()).collect();
+                let text = vec![b'x'; group.iter().map(|(length, _)| length).sum()];
+                if at + text.len() as u64 > Self::ROOM {
+                    at = 0;
+                }
+                file.write_all_at(&text, at).unwrap();
+                file.sync_data().unwrap();
+                at += text.len() as u64;
+                for (_, waiter) in group {
+                    let _gone = waiter.send(());
+                }
+            }
+        });
+        Self(records)
+    }
+
+    async fn record(&self) {
+        let (waiter, durable) = oneshot::channel();
+        self.0.send((Self::RECORD, waiter)).unwrap();
+        durable.await.unwrap();
+    }
 }
 
 impl Pool {
+    fn to(url: &str, disk: Option<Disk>) -> Arc<Self> {
+        Arc::new(Self { uri: url.parse().unwrap(), idle: Mutex::default(), disk })
+    }
+
     async fn connection(&self) -> SendRequest<Full<Bytes>> {
         loop {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -159,11 +210,17 @@ impl Pool {
                 onward = onward.header(name, value);
             }
         }
+        if let Some(disk) = &self.disk {
+            disk.record().await;
+        }
         let mut connection = self.connection().await;
         let answer = connection.send_request(onward.body(Full::new(body)).unwrap()).await.unwrap();
         let (head, body) = answer.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        if let Some(disk) = &self.disk {
+            disk.record().await;
+        }
         json(head.status.as_u16(), body)
     }
 }

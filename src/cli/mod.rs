@@ -402,7 +402,10 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         _ => LogFormat::Text,
     };
     start_logging(log_format, if serves { "info" } else { "error" });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // one is for the ledger's thread: more workers than the others take the processor from it, and calls wait for it
+    let workers = processors.saturating_sub(1).max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::io("no threads can be started", &error))?;
     let place = Place { named: cli.config, json: cli.json };
     let ended = runtime.block_on(dispatch(cli.command, &place));
