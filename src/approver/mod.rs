@@ -17,7 +17,7 @@ pub use approvers::{Added, Approvers, NotDone, Vouch};
 pub use code::Code;
 pub use passphrase::{Passphrase, Unfit};
 pub use sealed::{Cost, Unlocked};
-pub use sessions::{Session, SessionId, Sessions, Token};
+pub use sessions::{FormToken, Session, SessionId, Sessions, Token};
 pub use vault::{Enrolment, NotEnrolled, NotUnlocked, Prepared, Vault, Way, approver_name};
 
 #[cfg(test)]

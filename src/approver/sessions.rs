@@ -3,9 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
 use tokio::sync::watch;
@@ -48,6 +49,45 @@ impl fmt::Debug for Token {
     }
 }
 
+/// What a form has to bring back: that a page of ours made it, for whom it comes from now. 256 random bits.
+#[derive(Clone)]
+pub struct FormToken(Arc<str>);
+
+impl FormToken {
+    /// Bytes of its text.
+    const LENGTH: usize = 43;
+
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`NoRandomness`] when the machine has none to give.
+    pub fn new() -> Result<Self, NoRandomness> {
+        Ok(Self(URL_SAFE_NO_PAD.encode(random::<32>()?).into()))
+    }
+
+    /// The token that is written so; `None` when it has not the form of one.
+    pub fn read(text: &str) -> Option<Self> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (text.len() == Self::LENGTH && text.bytes().all(fits)).then(|| Self(text.into()))
+    }
+
+    /// The text, for a form.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether that is the token; how much of it is right, takes no different time.
+    pub fn is(&self, given: &str) -> bool {
+        verify_slices_are_equal(self.0.as_bytes(), given.as_bytes()).is_ok()
+    }
+}
+
+impl fmt::Debug for FormToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FormToken(…)")
+    }
+}
+
 /// Names a session; no secret, and never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId(pub(super) u64);
@@ -61,6 +101,8 @@ pub struct Session {
     pub approver: String,
     /// The public key that their passphrase unlocked: with another one, the session is of the past.
     pub key: [u8; 32],
+    /// What the forms of its pages bring back.
+    pub form: FormToken,
     /// When it ends if nothing more is asked in it.
     pub idle_until: Timestamp,
     /// When it ends at the latest.
@@ -94,6 +136,7 @@ struct Entry {
     id: SessionId,
     approver: String,
     key: [u8; 32],
+    form: FormToken,
     began: Timestamp,
     last: Timestamp,
     ended: watch::Sender<()>,
@@ -117,6 +160,7 @@ impl Entry {
             id: self.id,
             approver: self.approver.clone(),
             key: self.key,
+            form: self.form.clone(),
             idle_until: self.idle_until(),
             expires: self.expires(),
             ended: self.ended.subscribe(),
@@ -155,6 +199,7 @@ impl Sessions {
         let mut text = Zeroizing::new(String::with_capacity(LENGTH));
         text.push_str(PREFIX);
         URL_SAFE_NO_PAD.encode_string(secret.as_slice(), &mut text);
+        let form = FormToken::new()?;
         let mut inner = self.inner();
         let now = inner.now(now);
         inner.by_token.retain(|_, entry| entry.lives(now));
@@ -169,6 +214,7 @@ impl Sessions {
             id: SessionId(inner.last_id),
             approver: approver.to_owned(),
             key,
+            form,
             began: now,
             last: now,
             ended: watch::Sender::new(()),
@@ -180,6 +226,15 @@ impl Sessions {
 
     /// The living session that the token is for, which is thereby in use.
     pub fn find(&self, token: &str, now: Timestamp) -> Option<Session> {
+        self.look(token, now, true)
+    }
+
+    /// The living session that the token is for; what a page asks by itself does not keep it.
+    pub fn glimpse(&self, token: &str, now: Timestamp) -> Option<Session> {
+        self.look(token, now, false)
+    }
+
+    fn look(&self, token: &str, now: Timestamp, in_use: bool) -> Option<Session> {
         if token.len() != LENGTH || !token.starts_with(PREFIX) {
             return None;
         }
@@ -191,7 +246,9 @@ impl Sessions {
             inner.by_token.remove(&digest);
             return None;
         }
-        entry.last = now;
+        if in_use {
+            entry.last = now;
+        }
         Some(entry.session())
     }
 
@@ -241,6 +298,29 @@ mod tests {
         for wrong in ["", "cas_", &other, token.reveal().trim_start_matches("cas_"), &format!("{} ", token.reveal())] {
             assert!(sessions.find(wrong, at(0)).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_form_belongs_to_its_session_and_to_no_other() {
+        let sessions = Sessions::default();
+        let (token, one) = sessions.begin("ann", KEY, at(0)).unwrap();
+        let (_other, two) = sessions.begin("ann", KEY, at(0)).unwrap();
+        let found = sessions.find(token.reveal(), at(1)).unwrap();
+        assert!(one.form.is(found.form.reveal()));
+        assert!(!one.form.is(two.form.reveal()) && !one.form.is("") && !one.form.is(token.reveal()));
+        assert_eq!(format!("{:?}", one.form), "FormToken(…)");
+        assert!(FormToken::read(one.form.reveal()).is_some_and(|read| read.is(one.form.reveal())));
+        for wrong in ["", "x", &"x".repeat(42), &"x".repeat(44), &"é".repeat(43), &format!("{}\"", "x".repeat(42))] {
+            assert!(FormToken::read(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_glimpse_keeps_no_session() {
+        let sessions = Sessions::default();
+        let (token, session) = sessions.begin("ann", KEY, at(0)).unwrap();
+        assert_eq!(sessions.glimpse(token.reveal(), at(800)).unwrap().id, session.id);
+        assert!(sessions.glimpse(token.reveal(), at(900)).is_none());
     }
 
     #[test]

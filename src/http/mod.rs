@@ -1,9 +1,11 @@
 //! The console listener: health, metrics and the log's tiles, which need no credential and change nothing; and the
-//! approvers' door, `api`, which needs a session.
+//! approvers' doors, `api` for programs and `console` for people, which need a session.
 
 mod api;
+mod body;
 mod connections;
-mod page;
+mod console;
+mod feed;
 mod problem;
 mod tlog;
 pub(crate) mod view;
@@ -40,6 +42,8 @@ struct Doors {
     pipeline: Arc<Pipeline>,
     data: PathBuf,
     hosts: Vec<String>,
+    /// Browsers come by TLS, though something in front may end it.
+    secure: bool,
     api: api::Desk,
     stop: watch::Receiver<bool>,
 }
@@ -58,7 +62,8 @@ pub async fn serve(
 ) -> Result<(), Fault> {
     let bound = listener.local_addr().map_err(|error| Fault(format!("the console has no address: {error}")))?;
     let hosts = hosts(bound, console.allowed_hosts);
-    let doors = Arc::new(Doors { pipeline, data, hosts, api: api::Desk::default(), stop: shutdown.clone() });
+    let secure = console.behind_proxy;
+    let doors = Arc::new(Doors { pipeline, data, hosts, secure, api: api::Desk::default(), stop: shutdown.clone() });
     serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;
     Ok(())
 }
@@ -69,9 +74,9 @@ fn routes(doors: Arc<Doors>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/tlog/{*path}", get(tile))
-        .route("/holds/{id}", get(page::hold))
         .nest("/api/v1", api::routes())
-        .fallback(async || Problem::NotFound)
+        .merge(console::routes())
+        .fallback(async |headers: HeaderMap| told(Problem::NotFound, &headers))
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&doors), guard))
         .with_state(doors)
@@ -86,7 +91,7 @@ fn hosts(bound: SocketAddr, allowed: Vec<String>) -> Vec<String> {
 
 async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
     let mut response = match refused(&doors.hosts, request.headers()) {
-        Some(refusal) => refusal.into_response(),
+        Some(refusal) => told(refusal, request.headers()),
         None => next.run(request).await,
     };
     let headers = response.headers_mut();
@@ -99,9 +104,13 @@ async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) ->
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        // pages are let do more than the rest
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    if doors.secure {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
@@ -121,6 +130,15 @@ fn refused(hosts: &[String], headers: &HeaderMap) -> Option<Problem> {
         }
     }
     None
+}
+
+/// A problem: as a page to a browser, else as a document.
+fn told(problem: Problem, headers: &HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    match accepts.is_some_and(|accept| accept.contains("text/html")) {
+        true => console::Trouble(problem).into_response(),
+        false => problem.into_response(),
+    }
 }
 
 /// Whether calls can be taken, and if not, why.

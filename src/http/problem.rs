@@ -21,6 +21,8 @@ pub(super) enum Problem {
     HostNotAllowed,
     /// A page of another origin sent it.
     OriginNotAllowed,
+    /// A form came back without what the page that it was on gave it.
+    FormRefused,
     /// Nothing is at that path.
     NotFound,
     /// The path has not that method.
@@ -65,10 +67,11 @@ pub(super) enum Problem {
 
 impl Problem {
     /// The stable code.
-    fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::HostNotAllowed => "host_not_allowed",
             Self::OriginNotAllowed => "origin_not_allowed",
+            Self::FormRefused => "form_refused",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "http_method_not_allowed",
             Self::MediaType => "unsupported_media_type",
@@ -92,12 +95,13 @@ impl Problem {
         }
     }
 
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::BodyIncomplete | Self::Parse(_) | Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::SessionMissing | Self::SessionUnknown => StatusCode::UNAUTHORIZED,
             Self::HostNotAllowed
             | Self::OriginNotAllowed
+            | Self::FormRefused
             | Self::LoginRefused
             | Self::PassphraseWrong
             | Self::CodeUnknown => StatusCode::FORBIDDEN,
@@ -125,12 +129,15 @@ impl Problem {
     }
 
     /// What is wrong, for a person.
-    fn detail(&self) -> String {
+    pub(super) fn detail(&self) -> String {
         let text = match self {
             Self::HostNotAllowed => {
                 "this `Host` is not served here; name it in `console.allowed_hosts` if it should be"
             }
             Self::OriginNotAllowed => "pages of other origins are not served",
+            Self::FormRefused => {
+                "this form is not of your session, or too old: open its page again, and fill it in anew"
+            }
             Self::NotFound => "nothing is here",
             Self::MethodNotAllowed => "this path does not take this method; `allow` names those it takes",
             Self::MediaType => "send the body as `content-type: application/json`",
@@ -167,7 +174,7 @@ impl Problem {
     }
 
     /// Seconds to wait.
-    fn retry_after(&self) -> Option<u64> {
+    pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooManyAttempts(seconds) => Some(*seconds),
             Self::TooManyStreams => Some(5),

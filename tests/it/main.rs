@@ -14,6 +14,7 @@ mod bad_input;
 mod cli_commands;
 mod cli_quickstart;
 mod clients_rmcp;
+mod console;
 mod crash;
 #[cfg(target_os = "linux")]
 mod disk;

@@ -1,26 +1,21 @@
 //! What a request says, read strictly: nothing twice, nothing unknown, nothing of another type.
 
-use std::time::Duration;
-
 use axum::{
     body::Body,
     extract::{FromRequest, Query, Request},
     http::{HeaderMap, Uri, header},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use zeroize::Zeroizing;
 
 use super::Problem;
 use crate::{
     approver::Passphrase,
+    http::body::{LARGEST, bytes_of},
     json::{self, Digest, Limits, Object, Value},
 };
 
 /// Bounds on a body.
-const LIMITS: Limits = Limits { bytes: 64 << 10, depth: 4, nodes: 64 };
-
-/// How long a body may take to arrive.
-const TIME: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { bytes: LARGEST, depth: 4, nodes: 64 };
 
 /// The members of a JSON object, to be taken out one by one. The one way to read a body, and every operation that changes
 /// something reads one: a form of any page could send the other types without asking.
@@ -39,14 +34,7 @@ impl<S: Sync> FromRequest<S> for Form {
 
 impl Form {
     async fn read(body: Body) -> Result<Self, Problem> {
-        let whole = tokio::time::timeout(TIME, Limited::new(body, LIMITS.bytes).collect());
-        let bytes = match whole.await {
-            Ok(Ok(collected)) => collected.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Problem::TooLarge),
-            Ok(Err(_)) => return Err(Problem::BodyIncomplete),
-            Err(_) => return Err(Problem::BodyTimeout),
-        };
-        Self::parse(&bytes)
+        Self::parse(&bytes_of(body).await?)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, Problem> {

@@ -5,7 +5,7 @@
 //! and open nothing here.
 
 mod events;
-mod form;
+pub(super) mod form;
 mod holds;
 mod ledger;
 mod people;
@@ -35,8 +35,8 @@ const SHOWN: usize = 4;
 
 /// What the API keeps for itself.
 pub(super) struct Desk {
-    streams: Arc<Semaphore>,
-    shown: Arc<Semaphore>,
+    pub(super) streams: Arc<Semaphore>,
+    pub(super) shown: Arc<Semaphore>,
 }
 
 impl Default for Desk {
@@ -80,13 +80,7 @@ impl FromRequestParts<Arc<Doors>> for Who {
 
     async fn from_request_parts(parts: &mut Parts, doors: &Arc<Doors>) -> Result<Self, Problem> {
         let token = bearer(&parts.headers)?;
-        let now = doors.pipeline.clock.now();
-        let session = doors.pipeline.approvers.sessions.find(token, now).ok_or(Problem::SessionUnknown)?;
-        if doors.key_of(&session.approver) == Some(session.key) {
-            return Ok(Self(session));
-        }
-        doors.pipeline.approvers.sessions.end(session.id);
-        Err(Problem::SessionUnknown)
+        doors.session(token, true).map(Self).ok_or(Problem::SessionUnknown)
     }
 }
 
@@ -102,8 +96,20 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 impl Doors {
+    /// The living session that a token is for, if it is that of an approver still. To look at something keeps it, as
+    /// `in_use`; what a page asks for by itself does not.
+    pub(super) fn session(&self, token: &str, in_use: bool) -> Option<Session> {
+        let (sessions, now) = (&self.pipeline.approvers.sessions, self.pipeline.clock.now());
+        let session = if in_use { sessions.find(token, now) } else { sessions.glimpse(token, now) }?;
+        if self.key_of(&session.approver) == Some(session.key) {
+            return Some(session);
+        }
+        sessions.end(session.id);
+        None
+    }
+
     /// The public key of an approver who is enrolled, as the ledger has it.
-    fn key_of(&self, approver: &str) -> Option<[u8; 32]> {
+    pub(super) fn key_of(&self, approver: &str) -> Option<[u8; 32]> {
         self.pipeline.ledger.holds(|book| book.roster().get(approver).and_then(|approver| approver.key))
     }
 }

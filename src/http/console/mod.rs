@@ -1,0 +1,166 @@
+//! The console: pages on which approvers look, understand and countersign, and operators watch.
+//!
+//! Pages are written by the server, whole, and work without scripts; what a script adds is live updates. Every text of
+//! others is [`visible`](crate::display::visible()) and escaped by construction. What changes something is a [`form::Act`]:
+//! posted from a page of ours, within a session, with that session's token.
+
+mod assets;
+mod cookie;
+mod enrol;
+mod events;
+mod form;
+mod hold;
+mod page;
+mod sign_in;
+mod visitor;
+mod waiting;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderMap, Method, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+
+use super::{Doors, problem::Problem};
+
+pub(super) use page::Trouble;
+
+/// The pages that the navigation leads to: path, and what it is called.
+const SECTIONS: [(&str, &str); 6] = [
+    ("/waiting", "Waiting"),
+    ("/agents", "Agents"),
+    ("/tools", "Tools"),
+    ("/grants", "Grants"),
+    ("/ledger", "Ledger"),
+    ("/health", "Health"),
+];
+
+/// The pages' part of the console.
+pub(super) fn routes() -> Router<Arc<Doors>> {
+    Router::new()
+        .route("/", get(async || Redirect::to("/waiting")))
+        .route("/sign-in", get(sign_in::page).post(sign_in::enter))
+        .route("/sign-out", post(sign_in::leave))
+        .route("/enrol", get(enrol::page).post(enrol::enrol))
+        .route("/waiting", get(waiting::page))
+        .route("/waiting/rows", get(waiting::rows))
+        .route("/holds/{id}", get(hold::page))
+        .route("/events", get(events::stream))
+        .route("/assets/{name}", get(assets::asset))
+        .route_layer(middleware::from_fn(guard))
+}
+
+/// Lets in what a person does in a page of ours or by following a link.
+async fn guard(request: Request, next: Next) -> Response {
+    if is_foreign(request.method(), request.headers()) {
+        return Trouble(Problem::OriginNotAllowed).into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether another page is behind the request, in any way but that somebody followed its link to us (Fetch Metadata).
+/// Programs and old browsers do not say: what protects from those is the `Origin`, the cookie and the form's token.
+fn is_foreign(method: &Method, headers: &HeaderMap) -> bool {
+    let is =
+        |name: &str, expected: &str| headers.get(name).is_some_and(|value| value.as_bytes() == expected.as_bytes());
+    if !headers.contains_key("sec-fetch-site") || is("sec-fetch-site", "same-origin") {
+        return false;
+    }
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let followed = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+    !(reads && (is("sec-fetch-site", "none") || followed))
+}
+
+/// Where to go after signing in: a page of ours, or nowhere. Only paths that begin with a section of ours, of letters
+/// that no browser reads as anything else.
+fn way_back(next: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-');
+    let rest = next.strip_prefix('/').filter(|_| next.len() <= 256 && next.bytes().all(plain))?;
+    let first = rest.split('/').next().unwrap_or_default();
+    let ours = first == "holds" || SECTIONS.iter().any(|(path, _)| path.strip_prefix('/') == Some(first));
+    (ours && !rest.contains("//")).then_some(next)
+}
+
+/// The one value of a header.
+fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_pages_may_link_to_us_and_nothing_else() {
+        let table = [
+            ("GET", "", "", "", false),
+            ("POST", "", "", "", false),
+            ("GET", "same-origin", "cors", "empty", false),
+            ("POST", "same-origin", "navigate", "document", false),
+            ("GET", "none", "navigate", "document", false),
+            ("GET", "cross-site", "navigate", "document", false),
+            ("GET", "same-site", "navigate", "document", false),
+            ("POST", "none", "navigate", "document", true),
+            ("POST", "cross-site", "navigate", "document", true),
+            ("POST", "same-site", "navigate", "document", true),
+            ("GET", "cross-site", "navigate", "iframe", true),
+            ("GET", "cross-site", "no-cors", "image", true),
+            ("GET", "same-site", "cors", "empty", true),
+            ("GET", "cross-site", "navigate", "", true),
+            ("GET", "something", "", "", true),
+        ];
+        for (method, site, mode, dest, foreign) in table {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)] {
+                if !value.is_empty() {
+                    headers.insert(name, value.parse().unwrap());
+                }
+            }
+            let method = method.parse().unwrap();
+            assert_eq!(is_foreign(&method, &headers), foreign, "{method} {site} {mode} {dest}");
+        }
+    }
+
+    #[test]
+    fn the_way_back_is_a_page_of_ours() {
+        for fine in ["/waiting", "/holds/hold_01M7Y3ZJ577RY9EGW3BYW03FZJ", "/tools/bank/pay_out", "/ledger/17"] {
+            assert_eq!(way_back(fine), Some(fine));
+        }
+        for wrong in [
+            "",
+            "/",
+            "waiting",
+            "//waiting",
+            "///attacker.test",
+            "//attacker.test/waiting",
+            "/\\attacker.test",
+            "\\\\attacker.test",
+            "/waiting//attacker.test",
+            "/waiting/../x",
+            "/waiting/%2e%2e",
+            "/waiting?x",
+            "/waiting#x",
+            "/waiting\n",
+            "/\tattacker.test",
+            "https://attacker.test/waiting",
+            "https:waiting",
+            "javascript:alert(1)",
+            "/sign-out",
+            "/sign-in",
+            "/api/v1/holds",
+            "/waiting@attacker.test",
+            "/.attacker.test",
+            "/holdsx",
+            &format!("/waiting/{}", "x".repeat(300)),
+        ] {
+            assert_eq!(way_back(wrong), None, "{wrong}");
+        }
+    }
+}
