@@ -247,6 +247,13 @@ impl Metrics {
         self.process_start.set(at.as_duration().as_secs_f64());
     }
 
+    /// When the server started, if it was told.
+    pub fn start(&self) -> Option<crate::clock::Timestamp> {
+        let seconds = self.process_start.get();
+        let at = jiff::SignedDuration::try_from_secs_f64(seconds).ok().filter(|_| seconds > 0.0)?;
+        crate::clock::Timestamp::from_duration(at).ok()
+    }
+
     /// A call was refused with that code.
     pub fn refused(&self, code: &'static str) {
         self.refused.get_or_create(&[("reason", code.to_owned())]).inc();

@@ -12,16 +12,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio::{runtime::RuntimeFlavor, sync::broadcast, task::JoinSet};
 
 use crate::{
     approver::Approvers,
     call::{Fault, Identified, Operation, Principal, Received, Refused},
     clock::Clock,
-    contract::{Advertised, Catalog, Tool, UpstreamName},
+    contract::{Advertised, Catalog, Tool, UpstreamName, file::Contract},
+    display::Change,
     grant::{Asked, Basis, Decision, Grants, Held, Permitted, Sessions, Visibility},
     identity::Identity,
-    ledger::{Ledger, Met, Parked, Recorded, Reply},
+    json::{Canonical, Digest},
+    ledger::{Ledger, Met, Parked, Recorded, Rejection, Reply},
     observe::{Metrics, Stage},
     upstream::{Host, Subscription, Upstreams},
 };
@@ -47,8 +50,8 @@ pub struct Pipeline {
     pub upstreams: Upstreams,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Remakes the catalog when an upstream tells what it has.
-    pub on_advertised: Box<dyn OnAdvertised>,
+    /// The contracts, as whoever put the house together keeps them.
+    pub contracts: Box<dyn Contracts>,
     /// The turn of calls with large arguments.
     pub heavy: tokio::sync::Mutex<()>,
     /// Calls whose client went away before they ended.
@@ -70,10 +73,66 @@ pub enum HouseChange {
     Offers,
 }
 
-/// What to do when an upstream tells what tools it has; see [`Host::advertised`].
-pub trait OnAdvertised: Send + Sync + std::fmt::Debug {
-    /// Remakes the catalog and the grants of `pipeline`.
+/// What is done about contracts, and where: files are not the road's affair.
+pub trait Contracts: Send + Sync + std::fmt::Debug {
+    /// An upstream told what tools it has: remakes the catalog and the grants of `pipeline`. See [`Host::advertised`].
     fn advertised(&self, pipeline: &Pipeline, upstream: &UpstreamName, advertised: Advertised);
+
+    /// Why a tool is not offered, by what its upstream told last; `None` when it is, or is not known at all.
+    fn review(&self, pipeline: &Pipeline, upstream: &UpstreamName, tool: &str) -> Option<Review>;
+
+    /// Accepts the definition that the upstream advertises now as the tool's contract; impact, labels and
+    /// the operator's own schema stay. `shown` is the digest of the definition that a person looked at: an
+    /// upstream that advertises yet another by now is not accepted. `by` is the approver who accepts it, if it is one. Gives
+    /// the digest of what was accepted, or the [`Fault`] that there is nothing to accept, it is not what was shown, or it
+    /// cannot be trusted.
+    fn accept<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        upstream: &'a UpstreamName,
+        tool: &'a str,
+        shown: Option<Digest>,
+        by: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Digest, Fault>>;
+
+    /// Writes down that `by` looked at the changed definition of that digest and does not want it: the tool stays in
+    /// quarantine, and whoever reviews it next is told. The [`Fault`] says that this definition does not wait.
+    fn reject<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        upstream: &'a UpstreamName,
+        tool: &'a str,
+        shown: Digest,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
+}
+
+/// One tool that is not offered, for a person to look at.
+#[derive(Clone, Debug)]
+pub struct Review {
+    /// Whose tool.
+    pub upstream: UpstreamName,
+    /// The name the upstream gives it.
+    pub tool: String,
+    /// Why it is not offered, a short stable code.
+    pub why: &'static str,
+    /// More, for a person.
+    pub detail: String,
+    /// Its contract, where it has one that can be read.
+    pub contract: Option<Contract>,
+    /// What is advertised instead, where that is what is wrong.
+    pub advertised: Option<Canonical>,
+    /// The difference between the contract's definition and the advertised one.
+    pub difference: Option<Vec<Change>>,
+    /// Who rejected this very definition.
+    pub rejected: Option<Rejection>,
+}
+
+impl Review {
+    /// Digest of the advertised definition: what is asked to be accepted.
+    pub fn digest(&self) -> Option<Digest> {
+        self.advertised.as_ref().map(Canonical::digest)
+    }
 }
 
 impl Pipeline {
@@ -251,7 +310,7 @@ fn stopped(
 
 impl Host for Pipeline {
     fn advertised(&self, upstream: &UpstreamName, advertised: Advertised) {
-        self.on_advertised.advertised(self, upstream, advertised);
+        self.contracts.advertised(self, upstream, advertised);
     }
 
     fn offered(&self, tool: &Tool) -> bool {

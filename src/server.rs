@@ -16,6 +16,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -37,7 +38,7 @@ use crate::{
     ledger::{Event, Filter, Ledger, NotOpened, Options, Recovery},
     notify::{Notifier, Source as Events},
     observe::Metrics,
-    pipeline::{Detached, HouseChange, OnAdvertised, Pipeline},
+    pipeline::{Contracts, Detached, HouseChange, Pipeline, Review},
     secret_file,
     upstream::Upstreams,
 };
@@ -49,6 +50,9 @@ const NOTES: usize = 10_000;
 
 /// Changes of what is offered that a slow door may lag behind.
 const CHANGES: usize = 64;
+
+/// Who a command is done by.
+const OPERATOR: &str = "operator";
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -171,23 +175,6 @@ pub enum Registration {
     Unreachable(String),
 }
 
-/// One tool that is not offered, for a person to look at.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Review {
-    /// Whose tool.
-    pub upstream: UpstreamName,
-    /// The name the upstream gives it.
-    pub tool: String,
-    /// Why it is not offered, a short stable code.
-    pub why: &'static str,
-    /// More, for a person.
-    pub detail: String,
-    /// The difference between the contract's definition and the advertised one, for a terminal.
-    pub difference: Option<String>,
-    /// Digest of the advertised definition: what [`House::accept`] is asked to accept.
-    pub digest: Option<Digest>,
-}
-
 impl House {
     /// Opens the ledger, reads keys, contracts and grants. Nothing is listened to and no upstream started.
     ///
@@ -263,7 +250,7 @@ impl House {
             upstreams: Upstreams::new(&config.upstreams, Arc::clone(&metrics)),
             ledger,
             metrics,
-            on_advertised: Box::new(OnShelf(Arc::clone(&shelf))),
+            contracts: Box::new(OnShelf { shelf: Arc::clone(&shelf), config: Arc::clone(&config) }),
             changed: tokio::sync::broadcast::channel(CHANGES).0,
             heavy: tokio::sync::Mutex::default(),
             console: config.console_url(),
@@ -324,7 +311,7 @@ impl House {
     /// # Errors
     /// Every error in it at once.
     pub async fn reload(&self) -> Result<(), Vec<ConfigError>> {
-        reload(&self.shelf, &self.config, &self.pipeline).await
+        reload(&self.shelf, &self.config, &self.pipeline, None).await
     }
 
     /// Asks upstreams for their tools and writes a contract for each that has none. Beside what was done it gives
@@ -362,7 +349,7 @@ impl House {
             Ok(proposed) => match self.shelf.contract(upstream, &tool) {
                 Some(Ok(old)) if old.digest == proposed.digest => Registration::Unchanged,
                 Some(Ok(_)) => Registration::Changed,
-                Some(Err(broken)) => Registration::Refused(why_code(&broken.why).1),
+                Some(Err(broken)) => Registration::Refused(broken.why.told().1),
                 None => match crate::contract::Tool::compile(&proposed) {
                     Err(why) => Registration::Refused(why),
                     Ok(_) => {
@@ -376,44 +363,20 @@ impl House {
         Ok(Registered { upstream: upstream.clone(), tool, result })
     }
 
-    /// Accepts the definition that the upstream advertises now as the tool's contract; impact, labels and
-    /// the operator's own schema stay. `shown` is the digest of the definition that a person looked at: an
-    /// upstream that advertises yet another by now is not accepted. Gives the digest of what was accepted.
+    /// As [`Contracts::accept`].
     ///
     /// # Errors
     /// [`Fault`] when there is nothing to accept, it is not what was shown, or it cannot be trusted.
     pub async fn accept(&self, upstream: &UpstreamName, tool: &str, shown: Option<Digest>) -> Result<Digest, Fault> {
-        let advertised = self
-            .pipeline
-            .upstreams
-            .advertised(upstream)
-            .await
-            .map_err(|why| Fault(format!("upstream `{upstream}` cannot be asked for its tools: {why}")))?;
-        let definition = advertised
-            .tools
-            .iter()
-            .find(|definition| definition.get("name").and_then(crate::json::Value::as_str) == Some(tool))
-            .ok_or_else(|| Fault(format!("upstream `{upstream}` does not advertise `{tool}`")))?;
-        let mut contract = Contract::propose(upstream, definition, self.pipeline.clock.now()).map_err(Fault)?;
-        if shown.is_some_and(|shown| shown != contract.digest) {
-            return Err(Fault(format!("`{tool}` is not what was shown any more: it is {} now", contract.digest)));
-        }
-        let accepted = contract.digest;
-        if let Some(Ok(old)) = self.shelf.contract(upstream, tool) {
-            contract = Contract {
-                impact: old.impact,
-                labels: old.labels,
-                arguments: old.arguments,
-                open: old.open,
-                idempotent: old.idempotent,
-                ..contract
-            };
-        }
-        crate::contract::Tool::compile(&contract).map_err(Fault)?;
-        file::write(&schemas(&self.config.folder), &contract)
-            .map_err(|error| Fault(format!("the contract of `{tool}` cannot be written: {error}")))?;
-        self.reload().await.map_err(|errors| Fault(OpenError::Config(errors).to_string()))?;
-        Ok(accepted)
+        self.pipeline.contracts.accept(&self.pipeline, upstream, tool, shown, None).await
+    }
+
+    /// As [`Contracts::reject`], by the operator.
+    ///
+    /// # Errors
+    /// [`Fault`] when no definition of that digest waits, or it cannot be written down.
+    pub async fn reject(&self, upstream: &UpstreamName, tool: &str, shown: Digest) -> Result<(), Fault> {
+        self.pipeline.contracts.reject(&self.pipeline, upstream, tool, shown, OPERATOR).await
     }
 
     /// What is not offered and why; asks the upstreams anew.
@@ -428,35 +391,8 @@ impl House {
             }
         }
         let catalog = self.pipeline.catalog.load();
-        Ok(catalog
-            .quarantined()
-            .iter()
-            .map(|quarantined| {
-                let (why, detail) = why_code(&quarantined.why);
-                let difference = match &quarantined.why {
-                    Quarantine::Changed { advertised } => self
-                        .shelf
-                        .contract(&quarantined.upstream, &quarantined.tool)
-                        .and_then(Result::ok)
-                        .map(|contract| display::render(&display::changes(&contract.definition, advertised))),
-                    _ => None,
-                };
-                let digest = match &quarantined.why {
-                    Quarantine::Changed { advertised } => {
-                        Canonical::of(advertised.clone()).ok().map(|definition| definition.digest())
-                    }
-                    _ => None,
-                };
-                Review {
-                    digest,
-                    upstream: quarantined.upstream.clone(),
-                    tool: quarantined.tool.clone(),
-                    why,
-                    detail,
-                    difference,
-                }
-            })
-            .collect())
+        let review = |quarantined: &Quarantined| self.shelf.reviewed(&self.pipeline, quarantined);
+        Ok(catalog.quarantined().iter().map(review).collect())
     }
 
     /// Lets calls in flight end, stops upstreams and watchers, and closes the ledger.
@@ -479,7 +415,7 @@ impl House {
     }
 
     async fn note_pins(&self) -> Result<(), Fault> {
-        note_pins(&self.shelf, &self.pipeline.ledger).await
+        note_pins(&self.shelf, &self.pipeline.ledger, None).await
     }
 }
 
@@ -524,7 +460,7 @@ impl Shelf {
             .map(|quarantined| {
                 let key = (quarantined.upstream.to_string(), quarantined.tool.clone());
                 if !state.quarantined.contains(&key) {
-                    let (why, detail) = why_code(&quarantined.why);
+                    let (why, detail) = quarantined.why.told();
                     tracing::warn!(upstream = %quarantined.upstream, tool = ?quarantined.tool, why, detail, "a tool is quarantined");
                     let note = Event::ToolQuarantined {
                         upstream: key.0.clone(),
@@ -545,11 +481,126 @@ impl Shelf {
 }
 
 #[derive(Debug)]
-struct OnShelf(Arc<Shelf>);
+struct OnShelf {
+    shelf: Arc<Shelf>,
+    config: Arc<Config>,
+}
 
-impl OnAdvertised for OnShelf {
+impl OnShelf {
+    async fn take(
+        &self,
+        pipeline: &Pipeline,
+        upstream: &UpstreamName,
+        tool: &str,
+        shown: Option<Digest>,
+        by: Option<&str>,
+    ) -> Result<Digest, Fault> {
+        let advertised = pipeline
+            .upstreams
+            .advertised(upstream)
+            .await
+            .map_err(|why| Fault(format!("upstream `{upstream}` cannot be asked for its tools: {why}")))?;
+        let definition = advertised
+            .tools
+            .iter()
+            .find(|definition| definition.get("name").and_then(crate::json::Value::as_str) == Some(tool))
+            .ok_or_else(|| Fault(format!("upstream `{upstream}` does not advertise `{tool}`")))?;
+        let mut contract = Contract::propose(upstream, definition, pipeline.clock.now()).map_err(Fault)?;
+        if shown.is_some_and(|shown| shown != contract.digest) {
+            return Err(Fault(format!("`{tool}` is not what was shown any more: it is {} now", contract.digest)));
+        }
+        let accepted = contract.digest;
+        if let Some(Ok(old)) = self.shelf.contract(upstream, tool) {
+            contract = Contract {
+                impact: old.impact,
+                labels: old.labels,
+                arguments: old.arguments,
+                open: old.open,
+                idempotent: old.idempotent,
+                ..contract
+            };
+        }
+        crate::contract::Tool::compile(&contract).map_err(Fault)?;
+        file::write(&schemas(&self.config.folder), &contract)
+            .map_err(|error| Fault(format!("the contract of `{tool}` cannot be written: {error}")))?;
+        let accepted_by = by.map(|by| By { upstream, tool, by });
+        reload(&self.shelf, &self.config, pipeline, accepted_by)
+            .await
+            .map_err(|errors| Fault(OpenError::Config(errors).to_string()))?;
+        Ok(accepted)
+    }
+}
+
+impl Shelf {
+    fn reviewed(&self, pipeline: &Pipeline, quarantined: &Quarantined) -> Review {
+        let Quarantined { upstream, tool, why } = quarantined;
+        let contract = self.contract(upstream, tool).and_then(Result::ok);
+        let (mut difference, mut advertised) = (None, None);
+        if let Quarantine::Changed { advertised: now } = why {
+            difference = contract.as_ref().map(|contract| display::changes(&contract.definition, now));
+            advertised = Canonical::of(now.clone()).ok();
+        }
+        let (why, detail) = why.told();
+        let views = pipeline.ledger.views();
+        let digest = advertised.as_ref().map(|definition| definition.digest().to_string());
+        let rejected = views.rejection(upstream.as_str(), tool).filter(|it| Some(&it.definition) == digest.as_ref());
+        let (upstream, tool, rejected) = (upstream.clone(), tool.clone(), rejected.cloned());
+        Review { upstream, tool, why, detail, contract, advertised, difference, rejected }
+    }
+}
+
+/// Who accepted which tool's definition.
+#[derive(Clone, Copy)]
+struct By<'a> {
+    upstream: &'a UpstreamName,
+    tool: &'a str,
+    by: &'a str,
+}
+
+impl Contracts for OnShelf {
     fn advertised(&self, pipeline: &Pipeline, upstream: &UpstreamName, advertised: Advertised) {
-        self.0.renew(pipeline, upstream, advertised);
+        self.shelf.renew(pipeline, upstream, advertised);
+    }
+
+    fn review(&self, pipeline: &Pipeline, upstream: &UpstreamName, tool: &str) -> Option<Review> {
+        let catalog = pipeline.catalog.load();
+        let all = catalog.quarantined();
+        let quarantined = all.iter().find(|it| it.upstream == *upstream && it.tool == tool)?;
+        Some(self.shelf.reviewed(pipeline, quarantined))
+    }
+
+    fn accept<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        upstream: &'a UpstreamName,
+        tool: &'a str,
+        shown: Option<Digest>,
+        by: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Digest, Fault>> {
+        Box::pin(self.take(pipeline, upstream, tool, shown, by))
+    }
+
+    fn reject<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        upstream: &'a UpstreamName,
+        tool: &'a str,
+        shown: Digest,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let waits = pipeline.catalog.load().quarantined().iter().any(|quarantined| {
+                let Quarantine::Changed { advertised } = &quarantined.why else { return false };
+                let same = quarantined.upstream == *upstream && quarantined.tool == tool;
+                same && Canonical::of(advertised.clone()).is_ok_and(|definition| definition.digest() == shown)
+            });
+            if !waits {
+                return Err(Fault(format!("`{tool}` is not what was shown any more: look at it again")));
+            }
+            let (upstream, tool, by) = (upstream.to_string(), tool.to_owned(), by.to_owned());
+            pipeline.ledger.note(Event::ToolRejected { upstream, tool, definition: shown, by }).await?;
+            Ok(())
+        })
     }
 }
 
@@ -649,7 +700,7 @@ impl Watch {
             }
             self.seen = now;
             let Some(pipeline) = self.pipeline.upgrade() else { return };
-            match reload(&self.shelf, &self.config, &pipeline).await {
+            match reload(&self.shelf, &self.config, &pipeline, None).await {
                 Ok(()) => tracing::info!("contracts and grants were loaded again"),
                 Err(errors) => {
                     for error in &errors {
@@ -661,7 +712,12 @@ impl Watch {
     }
 }
 
-async fn reload(shelf: &Shelf, config: &Config, pipeline: &Pipeline) -> Result<(), Vec<ConfigError>> {
+async fn reload(
+    shelf: &Shelf,
+    config: &Config,
+    pipeline: &Pipeline,
+    accepted: Option<By<'_>>,
+) -> Result<(), Vec<ConfigError>> {
     let _turn = shelf.turn.lock().await;
     let contracts = read_contracts(&config.folder).map_err(|error| match error {
         OpenError::Config(errors) => errors,
@@ -681,13 +737,13 @@ async fn reload(shelf: &Shelf, config: &Config, pipeline: &Pipeline) -> Result<(
         if changed {
             pipeline.ledger.note(Event::PolicyLoaded { set, policies }).await?;
         }
-        note_pins(shelf, &pipeline.ledger).await
+        note_pins(shelf, &pipeline.ledger, accepted).await
     };
     noted.await.map_err(|fault| vec![whole(&config.folder, format!("loaded, but not recorded: {fault}"))])
 }
 
-/// Records contracts that the ledger does not know as they are now.
-async fn note_pins(shelf: &Shelf, ledger: &Ledger) -> Result<(), Fault> {
+/// Records contracts that the ledger does not know as they are now, and who accepted the one that somebody did.
+async fn note_pins(shelf: &Shelf, ledger: &Ledger, accepted: Option<By<'_>>) -> Result<(), Fault> {
     let pins: Vec<_> = {
         let state = shelf.state.lock().unwrap_or_else(PoisonError::into_inner);
         let good = state.contracts.iter().filter_map(|contract| contract.as_ref().ok());
@@ -701,7 +757,10 @@ async fn note_pins(shelf: &Shelf, ledger: &Ledger) -> Result<(), Fault> {
     for (upstream, tool, contract) in pins {
         let event = match views.pin(&upstream, &tool) {
             Some(pinned) if pinned == contract.to_string() => continue,
-            Some(_) => Event::ToolAccepted { upstream, tool, contract },
+            Some(_) => {
+                let accepted = accepted.filter(|it| it.upstream.as_str() == upstream && it.tool == tool);
+                Event::ToolAccepted { upstream, tool, contract, by: accepted.map(|it| it.by.to_owned()) }
+            }
             None => Event::ToolRegistered { upstream, tool, contract },
         };
         ledger.note(event).await?;
@@ -782,21 +841,6 @@ fn session_key(data: &Path) -> Result<[u8; 32], Fault> {
 
 fn whole(file: &Path, problem: String) -> ConfigError {
     ConfigError { file: file.to_owned(), line: 0, column: 0, problem, hint: None }
-}
-
-/// A stable code for a quarantine, and a sentence for a person.
-pub fn why_code(why: &Quarantine) -> (&'static str, String) {
-    match why {
-        Quarantine::Changed { .. } => {
-            ("changed", "the upstream advertises another definition than the contract's".to_owned())
-        }
-        Quarantine::Unregistered => {
-            ("unregistered", "nobody registered it; run `countersign tool register`".to_owned())
-        }
-        Quarantine::Gone => ("gone", "the upstream advertises it no more".to_owned()),
-        Quarantine::Schema(why) => ("schema", why.clone()),
-        Quarantine::File(why) => ("file", why.clone()),
-    }
 }
 
 /// Path, size and time of change of files.

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     config::{self, Config},
     grant::{ConfigError, tables},
-    server::{compile, read_contracts, why_code},
+    server::{compile, read_contracts},
 };
 
 /// What was looked at.
@@ -97,7 +97,7 @@ impl Checked {
     fn contracts(&mut self, config: &Config, catalog: &crate::contract::Catalog) {
         self.tools = catalog.tools().count();
         for quarantined in catalog.quarantined() {
-            let (_, problem) = why_code(&quarantined.why);
+            let (_, problem) = quarantined.why.told();
             let file = config.schemas().join(quarantined.upstream.as_str()).join(format!("{}.json", quarantined.tool));
             let hint = "register the tool again, or correct the file".to_owned();
             self.errors.push(whole(&file, problem, Some(hint)));

@@ -215,6 +215,15 @@ enum ToolCommand {
         #[arg(long, value_name = "DIGEST")]
         digest: Option<String>,
     },
+    /// Write down that a changed definition is not wanted: the tool stays in quarantine
+    #[command(after_help = "Example:\n  countersign tool reject files__read_file --digest sha256:…")]
+    Reject {
+        /// `<upstream>__<tool>`
+        tool: String,
+        /// The definition that `tool review` showed
+        #[arg(long, value_name = "DIGEST")]
+        digest: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -492,6 +501,13 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
             let answer = place.ask(Request::AcceptTool { tool, digest }).await?;
             place.answer(&answer, |answer| {
                 format!("accepted {} as {}", show::field(answer, "tool"), show::field(answer, "digest"))
+            });
+            done
+        }
+        Command::Tool(ToolCommand::Reject { tool, digest }) => {
+            let answer = place.ask(Request::RejectTool { tool, digest }).await?;
+            place.answer(&answer, |answer| {
+                format!("rejected {} for {}", show::field(answer, "digest"), show::field(answer, "tool"))
             });
             done
         }

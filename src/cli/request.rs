@@ -18,13 +18,13 @@ use crate::{
     clock::Clock,
     config::{Config, Transport},
     contract::UpstreamName,
-    display::visible,
+    display::{self, visible},
     grant::Visibility,
     http::snapshot,
     identity::TokenRequest,
-    json::Limits,
+    json::{Digest, Limits},
     ledger::{Entry, Filter},
-    server::{House, OpenError, Registration, why_code},
+    server::{House, OpenError, Registration},
 };
 
 /// The most entries that one request brings.
@@ -77,6 +77,13 @@ pub enum Request {
         tool: String,
         /// The digest of the definition that was looked at; whatever is advertised now, without.
         digest: Option<String>,
+    },
+    /// Writes down that a changed definition is not wanted.
+    RejectTool {
+        /// `<upstream>__<tool>`
+        tool: String,
+        /// The digest of the definition that was looked at.
+        digest: String,
     },
     /// How a call would be decided.
     ExplainGrant {
@@ -337,16 +344,22 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
         Request::ListTools => Ok(tools(house)),
         Request::ReviewTools { tool } => review(house, tool).await,
         Request::AcceptTool { tool, digest } => {
-            let shown = digest.map(|digest| digest.parse()).transpose().map_err(|error| {
-                Failure::new(Exit::Cannot, format!("the digest cannot be read: {error}"))
-                    .hint("take it from `countersign tool review`")
-            })?;
+            let shown = digest.as_deref().map(shown_digest).transpose()?;
             let (upstream, name) = split_tool(&tool)?;
             let accepted = house.accept(&upstream, name, shown).await;
             let digest = accepted.map_err(|fault| {
                 Failure::new(Exit::No, fault.0).hint("`countersign tool review` shows what waits to be accepted")
             })?;
             Ok(json!({"tool": tool, "accepted": true, "digest": digest.to_string()}))
+        }
+        Request::RejectTool { tool, digest } => {
+            let shown = shown_digest(&digest)?;
+            let (upstream, name) = split_tool(&tool)?;
+            let rejected = house.reject(&upstream, name, shown).await;
+            rejected.map_err(|fault| {
+                Failure::new(Exit::No, fault.0).hint("`countersign tool review` shows what waits to be accepted")
+            })?;
+            Ok(json!({"tool": tool, "rejected": true, "digest": digest}))
         }
         Request::ExplainGrant { agent, tool, arguments, user, task, teams } => {
             super::explain::explain(house, super::explain::Question { agent, tool, arguments, user, task, teams })
@@ -372,7 +385,7 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
             let since = since.map_err(|_| {
                 Failure::new(Exit::Cannot, "that is no time").hint("write it as `2026-11-21T03:00:00Z`")
             })?;
-            let filter = Filter { agent, tool, kind, since, before: None };
+            let filter = Filter { agent, tool, kind, since, ..Filter::default() };
             let (found, next) = house.pipeline.ledger.select(&filter, from, most.min(PAGE))?;
             let entries: Vec<Value> = found.iter().map(entry_json).collect();
             Ok(json!({"size": house.pipeline.ledger.size(), "next": next, "entries": entries}))
@@ -407,8 +420,7 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
                 return Ok(json!({"lines": []}));
             }
             let entries = house.pipeline.ledger.entries(from, most.min(PAGE))?;
-            let line =
-                |entry: &Entry| format!("{{\"entry\":{},\"seq\":{}}}", String::from_utf8_lossy(&entry.text), entry.seq);
+            let line = |entry: &Entry| String::from_utf8_lossy(&entry.to_line()).trim_end().to_owned();
             Ok(json!({"lines": entries.iter().map(line).collect::<Vec<_>>()}))
         }
         Request::LedgerProve { seq } => Ok(json!({"proof": house.pipeline.ledger.prove(seq).await?})),
@@ -520,6 +532,13 @@ fn split_tool(tool: &str) -> Result<(UpstreamName, &str), Failure> {
     })
 }
 
+fn shown_digest(text: &str) -> Result<Digest, Failure> {
+    text.parse().map_err(|error| {
+        Failure::new(Exit::Cannot, format!("the digest cannot be read: {error}"))
+            .hint("take it from `countersign tool review`")
+    })
+}
+
 fn tools(house: &House) -> Value {
     let catalog = house.pipeline.catalog.load();
     let offered: Vec<Value> = catalog
@@ -534,7 +553,7 @@ fn tools(house: &House) -> Value {
         .quarantined()
         .iter()
         .map(|quarantined| {
-            let (why, detail) = why_code(&quarantined.why);
+            let (why, detail) = quarantined.why.told();
             json!({"tool": format!("{}__{}", quarantined.upstream, quarantined.tool), "why": why, "detail": detail})
         })
         .collect();
@@ -549,10 +568,12 @@ async fn review(house: &House, only: Option<String>) -> Result<Value, Failure> {
         .map(|review| (format!("{}__{}", review.upstream, review.tool), review))
         .filter(|(name, _)| only.as_ref().is_none_or(|only| only == name))
         .map(|(name, review)| {
-            let digest = review.digest.map(|digest| digest.to_string());
+            let digest = review.digest().map(|digest| digest.to_string());
+            let difference = review.difference.as_deref().map(display::render);
+            let rejected = review.rejected.map(|it| json!({"by": it.by, "at": it.at.to_string()}));
             json!({
-                "tool": name, "why": review.why, "detail": review.detail, "difference": review.difference,
-                "digest": digest,
+                "tool": name, "why": review.why, "detail": review.detail, "difference": difference,
+                "digest": digest, "rejected": rejected,
             })
         })
         .collect();

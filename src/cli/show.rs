@@ -184,6 +184,10 @@ pub(super) fn reviewed(answer: &Value) -> String {
         for line in field(tool, "difference").lines() {
             text.push_str(&format!("    {}\n", visible(line)));
         }
+        if let Some(rejected) = tool.get("rejected").filter(|rejected| rejected.is_object()) {
+            let (by, at) = (visible(field(rejected, "by")), field(rejected, "at"));
+            text.push_str(&format!("    rejected by {by} at {at}\n"));
+        }
         if field(tool, "why") == "changed" {
             let digest = visible(field(tool, "digest"));
             text.push_str(&format!("    to take it: countersign tool accept {name} --digest {digest}\n"));

@@ -36,6 +36,21 @@ pub enum Quarantine {
     File(String),
 }
 
+impl Quarantine {
+    /// A stable code, and a sentence for a person.
+    pub fn told(&self) -> (&'static str, String) {
+        match self {
+            Self::Changed { .. } => {
+                ("changed", "the upstream advertises another definition than the contract's".to_owned())
+            }
+            Self::Unregistered => ("unregistered", "nobody registered it; run `countersign tool register`".to_owned()),
+            Self::Gone => ("gone", "the upstream advertises it no more".to_owned()),
+            Self::Schema(why) => ("schema", why.clone()),
+            Self::File(why) => ("file", why.clone()),
+        }
+    }
+}
+
 /// A tool that is not offered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quarantined {

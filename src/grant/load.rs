@@ -115,6 +115,8 @@ pub(super) struct Rule {
     pub(super) resource: ResourceScope,
     /// Every string and member name in its conditions: what is not among them it cannot look at.
     pub(super) mentions: BTreeSet<String>,
+    /// As it stands in its file.
+    pub(super) text: Arc<str>,
     span: std::ops::Range<usize>,
     source: usize,
 }
@@ -541,6 +543,7 @@ impl Check<'_> {
             action: action_scope(&policy.action_constraint()),
             resource: resource_scope(&policy.resource_constraint()),
             mentions,
+            text: text.into(),
             span,
             source,
         })

@@ -6,6 +6,7 @@
 
 mod decide;
 mod explain;
+mod listing;
 mod load;
 mod schema;
 mod session;
@@ -16,5 +17,6 @@ mod tests;
 
 pub use decide::{Asked, Basis, Decision, Held, Permitted, Visibility};
 pub use explain::{Considered, Explained, Explanation, PolicyOutcome};
+pub use listing::Listed;
 pub use load::{ConfigError, Grants, Source};
 pub use session::{Past, Sessions};

@@ -612,6 +612,31 @@ fn tools_are_shown_when_some_arguments_could_let_them_through() {
 }
 
 #[test]
+fn policies_are_listed_as_they_stand_in_their_files() {
+    let set = grants(
+        "// nobody asked\n@id(\"z\") permit (principal == Agent::\"bot\", action == Action::\"bank__refund\", resource);\n
+@id(\"a\")\n@hold(\"oncall\")\nforbid (principal in Team::\"ops\", action in Action::\"spend\", resource);
+@id(\"old\") @until(\"2020-01-01T00:00:00Z\") permit (principal, action, resource);",
+    );
+    let ids = |listed: &[super::Listed]| listed.iter().map(|policy| policy.id.to_string()).collect::<Vec<_>>();
+    let listed = set.listed(now());
+    assert_eq!(ids(&listed), ["z", "a", "old"]);
+    assert_eq!(listed[1].place, "grants/test.cedar:4");
+    assert_eq!(
+        &*listed[1].text,
+        "@id(\"a\")\n@hold(\"oncall\")\nforbid (principal in Team::\"ops\", action in Action::\"spend\", resource);"
+    );
+    let flags: Vec<_> = listed.iter().map(|policy| (policy.permit, policy.holds, policy.over)).collect();
+    assert_eq!(flags, [(true, false, false), (false, true, false), (true, false, true)]);
+    assert_eq!((set.agents().len(), set.agents().contains("bot"), set.teams().contains("ops")), (1, true, true));
+    let mut ops = agent("other");
+    ops.teams = vec!["ops".to_owned()];
+    let about = |who: &Principal| ids(&set.about(who, "bank__refund", &upstream("bank"), now()));
+    assert_eq!((about(&agent("bot")), about(&ops)), (vec!["z".to_owned()], vec!["a".to_owned()]));
+    assert!(set.about(&ops, "nothing", &upstream("bank"), now()).is_empty());
+}
+
+#[test]
 fn an_explanation_says_what_became_of_each_policy() {
     let set = grants(
         "@id(\"alone\") permit (principal == Agent::\"bot\", action == Action::\"bank__refund\", resource) when { context.input.amount <= 100 };

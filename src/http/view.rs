@@ -154,7 +154,7 @@ fn lately(pipeline: &Pipeline, agent: &str, tool: &str, now: Timestamp) -> Resul
         tool: Some(tool.to_owned()),
         kind: Some("call.".to_owned()),
         since: Some(since),
-        before: None,
+        ..Filter::default()
     };
     let from = ledger.size().saturating_sub(LOOKED_THROUGH);
     let (entries, _next) = ledger.select(&filter, from, usize::MAX)?;

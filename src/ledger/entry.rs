@@ -20,6 +20,19 @@ pub struct Entry {
     pub text: Bytes,
 }
 
+impl Entry {
+    /// The line of an export: `{"entry":…,"seq":…}` and a line feed, the entry byte for byte as it is in the log.
+    pub fn to_line(&self) -> Vec<u8> {
+        let mut line = Vec::with_capacity(self.text.len() + 40);
+        line.extend_from_slice(b"{\"entry\":");
+        line.extend_from_slice(&self.text);
+        line.extend_from_slice(b",\"seq\":");
+        decimal(self.seq, &mut line);
+        line.extend_from_slice(b"}\n");
+        line
+    }
+}
+
 /// Something that happened and is not a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -69,6 +82,19 @@ pub enum Event {
         tool: String,
         /// Digest of the contract now.
         contract: Digest,
+        /// The approver who did; not known where the contract's file was edited, or a command did it.
+        by: Option<String>,
+    },
+    /// `tool.rejected`: a changed definition was looked at and is not wanted.
+    ToolRejected {
+        /// Whose tool.
+        upstream: String,
+        /// The name the upstream gives it.
+        tool: String,
+        /// Digest of the definition.
+        definition: Digest,
+        /// The approver who did, or `operator`.
+        by: String,
     },
     /// `policy.loaded`
     PolicyLoaded {
@@ -283,10 +309,19 @@ pub(super) fn event(at: Timestamp, event: &Event) -> Result<Vec<u8>, Fault> {
             line.version();
             line.text("why", why);
         }
-        Event::ToolAccepted { upstream, tool, contract } => {
+        Event::ToolAccepted { upstream, tool, contract, by } => {
             line.time("at", at);
+            line.option("by", by.as_deref());
             line.digest("contract", contract);
             line.text("kind", "tool.accepted");
+            line.text("tool", tool);
+            line.text("upstream", upstream);
+        }
+        Event::ToolRejected { upstream, tool, definition, by } => {
+            line.time("at", at);
+            line.text("by", by);
+            line.digest("definition", definition);
+            line.text("kind", "tool.rejected");
             line.text("tool", tool);
             line.text("upstream", upstream);
         }
@@ -551,6 +586,7 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
         "token.issued" => &["agent", "credential", "expires"],
         "token.revoked" => &["agent"],
         "tool.registered" | "tool.accepted" => &["contract", "tool", "upstream"],
+        "tool.rejected" => &["by", "definition", "tool", "upstream"],
         "tool.quarantined" => &["tool", "upstream", "why"],
         "policy.loaded" => &["set"],
         "server.started" => &["version"],

@@ -223,7 +223,8 @@ pub(super) fn concerns(text: &[u8], book: &Book) -> bool {
     }
 }
 
-fn intent_of(text: &[u8]) -> Option<u64> {
+/// The index of the intent that an outcome is of.
+pub(super) fn intent_of(text: &[u8]) -> Option<u64> {
     let at = memchr::memmem::find(text, b"\"intent\":")? + 9;
     let rest = text.get(at..)?;
     let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());

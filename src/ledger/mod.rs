@@ -21,6 +21,7 @@ mod search;
 mod segments;
 mod sled_store;
 mod store;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -32,13 +33,14 @@ pub use entry::{Entry, Event, Settlement};
 pub use holds::{HoldChange, Met, NotChanged, Parked};
 pub use reply::{Body, Reply};
 pub use search::Filter;
-pub use views::{Token, Views};
+pub use summary::{Counts, HOURS, Hour, Summary};
+pub use views::{Rejection, Token, Views};
 
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -121,6 +123,8 @@ struct Inner {
     folder: PathBuf,
     /// Whether the last payload that needs a file of its own got one.
     payload_files: AtomicBool,
+    /// What happened of late, as of the last look.
+    summary: Mutex<Summary>,
     _lock: Option<fs::File>,
 }
 
@@ -188,7 +192,9 @@ impl Ledger {
         let size = committer.shared.durable();
         let folder = folder.to_owned();
         let payload_files = AtomicBool::new(true);
-        let inner = Inner { committer, publisher, store, signer, options, clock, folder, payload_files, _lock: lock };
+        let summary = Mutex::default();
+        let inner =
+            Inner { committer, publisher, store, signer, options, clock, folder, payload_files, summary, _lock: lock };
         Ok((Self { inner: Arc::new(inner) }, Recovery { orphans, size }))
     }
 

@@ -29,8 +29,14 @@ pub struct Filter {
     pub tool: Option<String>,
     /// Of this kind, such as `call.refused`, or every kind that begins so when it ends in `.`.
     pub kind: Option<String>,
+    /// An outcome that says so, or a refusal for that reason.
+    pub outcome: Option<String>,
+    /// With this text somewhere in it, letter by letter.
+    pub text: Option<String>,
     /// Not earlier than this.
     pub since: Option<Timestamp>,
+    /// Earlier than this.
+    pub until: Option<Timestamp>,
     /// Below this index: for the next page.
     pub before: Option<u64>,
 }
@@ -42,6 +48,21 @@ impl Filter {
             entry::member(text, "kind")
                 .is_some_and(|kind| kind == wanted || wanted.ends_with('.') && kind.starts_with(wanted))
         })
+    }
+
+    /// Whether the entry says what is wanted, apart from whose it is.
+    fn says(&self, text: &[u8]) -> bool {
+        let outcome = |wanted: &String| match entry::member(text, "kind") {
+            Some("call.settled") => entry::member(text, "outcome") == Some(wanted),
+            Some("call.refused") => entry::member(text, "reason") == Some(wanted),
+            _ => false,
+        };
+        let within = |wanted: &String| memchr::memmem::find(text, entry::escaped(wanted).as_bytes()).is_some();
+        let before = |until: Timestamp| entry::member(text, "at").unwrap_or_default() < format!("{until:.6}").as_str();
+        self.kind(text)
+            && self.outcome.as_ref().is_none_or(outcome)
+            && self.text.as_ref().is_none_or(within)
+            && self.until.is_none_or(before)
     }
 
     /// Whether the entry is of the agent and for the tool that are wanted.
@@ -82,6 +103,37 @@ impl Ledger {
         let mut found = Vec::new();
         self.backwards(filter, limit, |entry| found.push(alone(entry)))?;
         Ok(found)
+    }
+
+    /// As [`Ledger::list`], a page of it: beside the entries it gives where to go on, as [`Filter::before`], or `None` at the
+    /// end. One page looks through a bounded number of entries: it may be empty and not be the last.
+    ///
+    /// # Errors
+    /// [`Fault`] when the store cannot be read.
+    pub fn latest(&self, filter: &Filter, limit: usize) -> Result<(Vec<Entry>, Option<u64>), Fault> {
+        let mut end = filter.before.unwrap_or(u64::MAX).min(self.size());
+        if let Some(until) = filter.until {
+            end = end.min(self.first_at(until)?);
+        }
+        let first = match filter.since {
+            Some(since) => self.first_at(since)?,
+            None => 0,
+        };
+        let last = end.saturating_sub(PAGE_WITHIN).max(first);
+        let mut found = Vec::new();
+        while end > last {
+            let from = end.saturating_sub(CHUNK as u64).max(last);
+            for entry in self.entries(from, (end - from) as usize)?.into_iter().rev() {
+                if found.len() == limit {
+                    return Ok((found, Some(entry.seq + 1)));
+                }
+                if self.fits(filter, &entry)? {
+                    found.push(alone(entry));
+                }
+            }
+            end = from;
+        }
+        Ok((found, (end > first).then_some(end)))
     }
 
     /// Shows the newest entries that a filter lets through, at most `limit`, in their order. None is held any longer
@@ -163,7 +215,7 @@ impl Ledger {
     }
 
     fn fits(&self, filter: &Filter, entry: &Entry) -> Result<bool, Fault> {
-        if !filter.kind(&entry.text) {
+        if !filter.says(&entry.text) {
             return Ok(false);
         }
         match filter.elsewhere(&entry.text) {
@@ -206,7 +258,7 @@ impl Ledger {
     }
 
     /// The first entry that is not earlier than `at`.
-    fn first_at(&self, at: Timestamp) -> Result<u64, Fault> {
+    pub(super) fn first_at(&self, at: Timestamp) -> Result<u64, Fault> {
         let at = format!("{at:.6}");
         let (mut low, mut high) = (0, self.size());
         while low < high {
@@ -235,10 +287,7 @@ impl Ledger {
                 return Err(Fault(format!("the store is damaged: entry {at} is missing")));
             }
             for entry in entries {
-                out.write_all(b"{\"entry\":")
-                    .and_then(|()| out.write_all(&entry.text))
-                    .and_then(|()| writeln!(out, ",\"seq\":{}}}", entry.seq))
-                    .map_err(failed)?;
+                out.write_all(&entry.to_line()).map_err(failed)?;
                 at = entry.seq + 1;
             }
         }

@@ -96,6 +96,11 @@ pub fn verify(path: &Path, pin: Option<&str>, key: Option<&str>) -> Report {
 
 /// As [`verify`], against any number of pins; two that contradict each other prove a fork.
 pub fn verify_pinned(path: &Path, pins: &[&str], key: Option<&str>) -> Report {
+    verify_watched(path, pins, key, &mut |_| true)
+}
+
+/// As [`verify_pinned`], telling `watch` every 256 entries how many were read; it goes no further once that says `false`.
+pub fn verify_watched(path: &Path, pins: &[&str], key: Option<&str>, watch: &mut dyn FnMut(u64) -> bool) -> Report {
     let mut check = Check::default();
     let sources = Sources::find(path, &mut check);
     let key = check.key(path, key);
@@ -110,7 +115,12 @@ pub fn verify_pinned(path: &Path, pins: &[&str], key: Option<&str>) -> Report {
     let mut sought: BTreeMap<u64, Option<Hash>> = BTreeMap::new();
     let signed = checkpoint.iter().chain(&pins).chain(head.as_ref().and_then(|(_, signed)| signed.as_ref()));
     sought.extend(signed.map(|checkpoint| (checkpoint.size, None)));
-    sources.walk(&mut check, checkpoint.as_ref().map(|checkpoint| checkpoint.size), &mut sought);
+    let whole = sources.walk(&mut check, checkpoint.as_ref().map(|checkpoint| checkpoint.size), &mut sought, watch);
+    if !whole {
+        // what was not read contradicts nothing
+        check.doubts.push(format!("it was broken off after {} entries", check.entries));
+        return check.report(key.as_ref(), checkpoint.is_some());
+    }
 
     if let Some(checkpoint) = &checkpoint {
         match sought.get(&checkpoint.size) {
@@ -433,8 +443,15 @@ impl Sources {
         Some((head, signed))
     }
 
-    /// Reads every entry of every source, a bundle at a time, and notes the roots at the sizes that are sought.
-    fn walk(&self, check: &mut Check, published: Option<u64>, sought: &mut BTreeMap<u64, Option<Hash>>) {
+    /// Reads every entry of every source, a bundle at a time, and notes the roots at the sizes that are sought; `false` when
+    /// `watch` did not let it come to the end.
+    fn walk(
+        &self,
+        check: &mut Check,
+        published: Option<u64>,
+        sought: &mut BTreeMap<u64, Option<Hash>>,
+        watch: &mut dyn FnMut(u64) -> bool,
+    ) -> bool {
         let store = self.store.as_ref().and_then(|copied| copied.store.as_ref());
         let tiles = self.tlog.as_deref().zip(published);
         let mut levels: Vec<Vec<Hash>> = Vec::new();
@@ -469,12 +486,16 @@ impl Sources {
             if bundle.len() < WIDTH {
                 break;
             }
+            if !watch(check.entries) {
+                return false;
+            }
         }
         if let Some((folder, size)) = tiles.filter(|(_, size)| *size == check.entries) {
             for (level, hashes) in (0_u32..).zip(&levels).filter(|(_, hashes)| !hashes.is_empty()) {
                 compare_tile(folder, level, size >> (8 * (level + 1)), hashes, size, check);
             }
         }
+        true
     }
 }
 

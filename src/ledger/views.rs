@@ -24,11 +24,23 @@ pub struct Token {
     pub revoked: bool,
 }
 
+/// A changed definition that somebody looked at and did not want.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its digest.
+    pub definition: String,
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// State folded from the entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Views {
     pub(super) tokens: HashMap<String, Token>,
     pub(super) pins: HashMap<(String, String), String>,
+    pub(super) rejected: HashMap<(String, String), Rejection>,
     /// Entries that holds and approvers are made from, as of the snapshot that these views began with.
     pub(super) holds: Vec<u64>,
     /// What these do not tell, see [`Book::memory`].
@@ -41,12 +53,13 @@ struct Form {
     version: u32,
     tokens: Vec<(String, String, i64, bool)>,
     pins: Vec<(String, String, String)>,
+    rejected: Vec<(String, String, String, String, i64)>,
     holds: Vec<u64>,
     latest: i64,
     voted: Vec<(String, Vec<i64>)>,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 impl Views {
     /// The credential of that id, if one was issued and has not ended long ago.
@@ -54,16 +67,26 @@ impl Views {
         self.tokens.get(credential)
     }
 
+    /// Every credential that was issued and has not ended long ago, by its id.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, &Token)> {
+        self.tokens.iter().map(|(id, token)| (id.as_str(), token))
+    }
+
     /// The contract digest that was last registered or accepted for a tool, by upstream and the tool's own name.
     pub fn pin(&self, upstream: &str, tool: &str) -> Option<&str> {
         self.pins.get(&(upstream.to_owned(), tool.to_owned())).map(String::as_str)
+    }
+
+    /// The definition of a tool that was rejected last and not accepted since, by upstream and the tool's own name.
+    pub fn rejection(&self, upstream: &str, tool: &str) -> Option<&Rejection> {
+        self.rejected.get(&(upstream.to_owned(), tool.to_owned()))
     }
 
     /// Whether an entry changes any view: a glance at its kind.
     pub(super) fn concerns(text: &[u8]) -> bool {
         matches!(
             entry::member(text, "kind"),
-            Some("token.issued" | "token.revoked" | "tool.registered" | "tool.accepted")
+            Some("token.issued" | "token.revoked" | "tool.registered" | "tool.accepted" | "tool.rejected")
         )
     }
 
@@ -92,7 +115,18 @@ impl Views {
             (Some("tool.registered" | "tool.accepted"), _, _) => {
                 if let (Some(upstream), Some(tool), Some(contract)) = (text("upstream"), text("tool"), text("contract"))
                 {
-                    self.pins.insert((upstream.to_owned(), tool.to_owned()), contract.to_owned());
+                    let key = (upstream.to_owned(), tool.to_owned());
+                    self.rejected.remove(&key);
+                    self.pins.insert(key, contract.to_owned());
+                }
+            }
+            (Some("tool.rejected"), _, _) => {
+                let (upstream, tool) = (text("upstream"), text("tool"));
+                if let (Some(upstream), Some(tool), Some(definition), Some(by)) =
+                    (upstream, tool, text("definition"), text("by"))
+                {
+                    let rejection = Rejection { definition: definition.to_owned(), by: by.to_owned(), at };
+                    self.rejected.insert((upstream.to_owned(), tool.to_owned()), rejection);
                 }
             }
             _ => {}
@@ -105,6 +139,10 @@ impl Views {
             .iter()
             .map(|(id, token)| (id.clone(), token.agent.clone(), token.expires.as_microsecond(), token.revoked));
         let pins = self.pins.iter().map(|((upstream, tool), pin)| (upstream.clone(), tool.clone(), pin.clone()));
+        let rejected = self.rejected.iter().map(|((upstream, tool), rejection)| {
+            let Rejection { definition, by, at } = rejection;
+            (upstream.clone(), tool.clone(), definition.clone(), by.clone(), at.as_microsecond())
+        });
         let (latest, voted) = book.memory();
         let micros = |times: Vec<Timestamp>| times.into_iter().map(Timestamp::as_microsecond).collect();
         let voted = voted.into_iter().map(|(name, times)| (name, micros(times)));
@@ -112,6 +150,7 @@ impl Views {
             version: VERSION,
             tokens: tokens.collect(),
             pins: pins.collect(),
+            rejected: rejected.collect(),
             holds: book.entries(),
             latest: latest.as_microsecond(),
             voted: voted.collect(),
@@ -134,6 +173,9 @@ impl Views {
             voted.push((name, times.into_iter().map(time).collect::<Option<Vec<_>>>()?));
         }
         views.memory = (time(form.latest)?, voted);
+        for (upstream, tool, definition, by, at) in form.rejected {
+            views.rejected.insert((upstream, tool), Rejection { definition, by, at: time(at)? });
+        }
         views.pins = form.pins.into_iter().map(|(upstream, tool, pin)| ((upstream, tool), pin)).collect();
         (form.version == VERSION).then_some(views)
     }

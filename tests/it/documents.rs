@@ -161,7 +161,7 @@ fn every_reason_code_is_documented_and_no_other() {
     same("Why an approver's act is refused", words_of("src/hold/book.rs", "pub fn code(&self)"));
     same("Refused at the door", words_of("src/mcp/problem.rs", "fn code("));
     same("Unauthenticated", words_of("src/identity.rs", "fn code("));
-    same("Why a tool is not offered", words_of("src/server.rs", "pub fn why_code("));
+    same("Why a tool is not offered", words_of("src/contract/catalog.rs", "pub fn told("));
     same("What became of a policy", words_of("src/grant/explain.rs", "fn code("));
     let outcomes = words_of("src/ledger/entry.rs", "fn word(");
     let told = rows(&document, "How a forwarded call ended");

@@ -88,6 +88,19 @@ fn a_changed_definition_is_quarantined_live_and_accepted_by_a_person() {
     let late = house.run(&["tool", "accept", "up__bare", "--digest", &shown]);
     assert!(!late.status.success(), "what nobody looked at was accepted");
     upstream.offer(changed);
+
+    // who looked and did not want it says so, and the next one to look is told
+    until("the definition that was shown waits again", SOON, || {
+        let review: Value = serde_json::from_str(&house.done(&["tool", "review", "up__bare", "--json"])).unwrap();
+        (review.pointer("/tools/0/digest").and_then(Value::as_str) == Some(&shown)).then_some(())
+    });
+    let other = format!("sha256:{}", "0".repeat(64));
+    assert!(!house.run(&["tool", "reject", "up__bare", "--digest", &other]).status.success());
+    assert_eq!(house.count("tool.rejected"), 0);
+    house.done(&["tool", "reject", "up__bare", "--digest", &shown]);
+    assert!(house.done(&["tool", "review"]).contains("rejected by operator"));
+    assert_eq!(house.call(&token, "up__bare", "{}").reason().as_deref(), Some("tool_quarantined"));
+
     house.done(&["tool", "accept", "up__bare", "--digest", &shown]);
     modern.next("notifications/tools/list_changed");
     legacy.next("notifications/tools/list_changed");

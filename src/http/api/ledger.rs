@@ -29,7 +29,7 @@ pub(super) async fn list(State(doors): State<Arc<Doors>>, Who(_session): Who, ur
         since.map_err(|_| Problem::Invalid("`since` has to be a time like `2026-11-21T03:00:00Z`".to_owned()))?;
     let (agent, tool, kind) = (parameters.text("agent")?, parameters.text("tool")?, parameters.text("kind")?);
     parameters.end()?;
-    let filter = Filter { agent, tool, kind, since, before: None };
+    let filter = Filter { agent, tool, kind, since, ..Filter::default() };
     let found = tokio::task::spawn_blocking(move || {
         let ledger = &doors.pipeline.ledger;
         let (entries, next) = ledger.select(&filter, from, limit)?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::*;
 use crate::ledger::{
     memory::{Cued, Failure, Memory},
-    verify::{Verdict, verify},
+    verify::{Verdict, verify, verify_watched},
 };
 
 fn text(entry: &Entry) -> &str {
@@ -97,7 +97,13 @@ async fn every_event_is_an_entry_of_its_kind_and_canonical() {
         Event::TokenRevoked { agent: "clerk".to_owned(), credential: Some("jti".to_owned()) },
         Event::ToolRegistered { upstream: upstream.clone(), tool: tool.clone(), contract: digest },
         Event::ToolQuarantined { upstream: upstream.clone(), tool: tool.clone(), why: "changed".to_owned() },
-        Event::ToolAccepted { upstream, tool, contract: digest },
+        Event::ToolRejected {
+            upstream: upstream.clone(),
+            tool: tool.clone(),
+            definition: digest,
+            by: "ann".to_owned(),
+        },
+        Event::ToolAccepted { upstream, tool, contract: digest, by: Some("ann".to_owned()) },
         Event::PolicyLoaded { set: digest, policies: 3 },
         Event::MessageRefused {
             agent: "clerk".to_owned(),
@@ -114,6 +120,30 @@ async fn every_event_is_an_entry_of_its_kind_and_canonical() {
         assert_eq!(entry::flaw(&entry.text), None, "{event:?}: {}", text(&entry));
     }
     assert_eq!(ledger.views().pin("bank", "pay"), Some(digest.to_string().as_str()));
+}
+
+#[tokio::test]
+async fn a_rejection_is_known_after_a_restart_and_until_the_tool_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (definition, contract) = (crate::json::Digest([3; 32]), crate::json::Digest([4; 32]));
+    let (upstream, tool, by) = ("bank".to_owned(), "pay".to_owned(), "ann".to_owned());
+    {
+        let ledger = open(folder.path());
+        let rejected =
+            Event::ToolRejected { upstream: upstream.clone(), tool: tool.clone(), definition, by: by.clone() };
+        ledger.note(rejected).await.unwrap();
+        ledger.close().await;
+    }
+    // folded from a snapshot
+    let ledger = open(folder.path());
+    let views = ledger.views();
+    let rejection = views.rejection("bank", "pay").unwrap();
+    assert_eq!((rejection.by.as_str(), rejection.definition.as_str()), ("ann", definition.to_string().as_str()));
+    assert!(views.rejection("bank", "refund").is_none());
+    let seq = ledger.note(Event::ToolAccepted { upstream, tool, contract, by: Some(by) }).await.unwrap();
+    assert!(ledger.views().rejection("bank", "pay").is_none());
+    assert!(text(&ledger.entries(seq, 1).unwrap()[0]).contains(r#""by":"ann","contract":"#));
+    ledger.close().await;
 }
 
 #[tokio::test]
@@ -357,6 +387,94 @@ async fn listing_goes_backwards_through_a_filter() {
     let mut out = Vec::new();
     assert_eq!(ledger.export(1_190, &mut out).unwrap(), 10);
     assert!(out.ends_with(b",\"seq\":1199}\n"));
+}
+
+#[tokio::test]
+async fn the_newest_entries_come_page_by_page_by_what_they_say_and_when() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new();
+    let clock = clock();
+    let (ledger, _) = Ledger::open(folder.path(), options(), clock.clone()).unwrap();
+    for turn in 0..40 {
+        clock.advance(jiff::SignedDuration::from_secs(1));
+        ledger.call(&house, if turn % 3 == 0 { "bank__pay" } else { "files__look" }, "x").await;
+    }
+    let recorded = ledger.intend(house.permitted(&ledger, "bank__pay", "x")).await.unwrap();
+    ledger.write_outcome(&recorded, &Outcome::Unknown { why: "died", detail: String::new() }, 1, &[]).await.unwrap();
+    ledger.close().await;
+    let seqs = |entries: &[Entry]| entries.iter().map(|entry| entry.seq).collect::<Vec<_>>();
+    let all = Filter::default();
+    let (page, next) = ledger.latest(&all, 3).unwrap();
+    assert_eq!((seqs(&page), next), (vec![81, 80, 79], Some(79)));
+    let (page, next) = ledger.latest(&Filter { before: Some(2), ..all.clone() }, 3).unwrap();
+    assert_eq!((seqs(&page), next), (vec![1, 0], None));
+    let unknown = Filter { outcome: Some("unknown".to_owned()), ..all.clone() };
+    assert_eq!(ledger.latest(&unknown, 9).map(|(page, next)| (seqs(&page), next)).unwrap(), (vec![81], None));
+    let call = entry::member(&ledger.entries(80, 1).unwrap()[0].text, "call").unwrap().to_owned();
+    let said = Filter { text: Some(call), ..all.clone() };
+    assert_eq!(seqs(&ledger.latest(&said, 9).unwrap().0), [81, 80]);
+    let quoted = Filter { text: Some(r#""kind":"#.to_owned()), ..all.clone() };
+    assert!(ledger.latest(&quoted, 9).unwrap().0.is_empty(), "a text is what stands in a member");
+    let (from, until) = ("2026-11-21T03:00:02Z".parse().ok(), "2026-11-21T03:00:04Z".parse().ok());
+    let window = Filter { since: from, until, ..all };
+    assert_eq!(seqs(&ledger.latest(&window, 9).unwrap().0), [5, 4, 3, 2]);
+    assert_eq!(seqs(&ledger.select(&window, 0, 9).unwrap().0), [2, 3, 4, 5]);
+    let paying = Filter { tool: Some("bank__pay".to_owned()), ..window };
+    assert_eq!(ledger.latest(&paying, 9).map(|(page, next)| (page.len(), next)).unwrap(), (0, None));
+}
+
+#[tokio::test]
+async fn a_summary_goes_on_from_look_to_look_and_says_what_it_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new();
+    let clock = clock();
+    let (ledger, _) = Ledger::open(folder.path(), options(), clock.clone()).unwrap();
+    let look = |ledger: &Ledger| {
+        let now = clock.now();
+        ledger.summed(now, |summary| (summary.total(now, HOURS).all, summary.since(now, HOURS))).unwrap()
+    };
+    assert_eq!(look(&ledger).0, Counts::default());
+    for _ in 0..3 {
+        ledger.call(&house, "bank__pay", "x").await;
+    }
+    let (all, since) = look(&ledger);
+    assert_eq!((all.permitted, all.ok, since), (3, 3, None));
+    clock.advance(jiff::SignedDuration::from_hours(2));
+    ledger.call(&house, "bank__pay", "x").await;
+    let (all, _) = look(&ledger);
+    assert_eq!((all.permitted, all.last), (4, Some(clock.now())));
+    // more than one look reads: it begins anew, and says from when on it counts
+    clock.advance(jiff::SignedDuration::from_hours(1));
+    for _ in 0..1_200 {
+        ledger.call(&house, "bank__pay", "x").await;
+    }
+    let (all, since) = look(&ledger);
+    assert_eq!((all.permitted, since), (1_024, Some(clock.now())));
+    // what is older than a week is not counted any more
+    clock.advance(jiff::SignedDuration::from_hours(HOURS));
+    assert_eq!(look(&ledger).0, Counts::default());
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn a_verification_tells_how_far_it_is_and_can_be_broken_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::new();
+    let ledger = open(folder.path());
+    for _ in 0..300 {
+        ledger.call(&house, "bank__pay", "x").await;
+    }
+    ledger.close().await;
+    drop(ledger);
+    let mut told = Vec::new();
+    let report = verify_watched(folder.path(), &[], None, &mut |entries| {
+        told.push(entries);
+        true
+    });
+    assert_eq!((report.verdict, report.entries, told), (Verdict::Holds, 600, vec![256, 512]), "{report}");
+    let report = verify_watched(folder.path(), &[], None, &mut |_| false);
+    assert_eq!((report.verdict, report.entries), (Verdict::CannotTell, 256), "{report}");
+    assert!(report.problems.is_empty(), "{report}");
 }
 
 #[tokio::test]
