@@ -120,6 +120,9 @@ pub mod ledger;
 // The tool servers behind the wall.
 pub mod upstream;
 
+// Which addresses this server may connect to by itself.
+pub mod reach;
+
 // Whoever can approve is told that there is something to approve.
 pub mod notify;
 
@@ -131,6 +134,9 @@ pub mod observe;
 
 // `countersign.toml`.
 pub mod config;
+
+// Where connections come in: who may connect, and TLS.
+pub mod listen;
 
 // The agents' door: MCP over HTTP and stdio.
 pub mod mcp;

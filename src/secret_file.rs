@@ -55,6 +55,18 @@ pub fn private_folder(path: &Path) -> Result<(), Fault> {
 /// # Errors
 /// [`Fault`] when it cannot be read, or others may read it.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+    read_kept_from(path, 0o077, "600")
+}
+
+/// The same for a secret that others made and keep, such as the key of a certificate: its group may read it too.
+///
+/// # Errors
+/// [`Fault`] when it cannot be read, or more than its group may read it.
+pub fn read_beside_group(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+    read_kept_from(path, 0o037, "640")
+}
+
+fn read_kept_from(path: &Path, others: u32, better: &str) -> Result<Option<Vec<u8>>, Fault> {
     let fault = |error: std::io::Error| Fault(format!("`{}` cannot be read: {error}", path.display()));
     let file = match File::open(path) {
         Ok(file) => file,
@@ -62,8 +74,8 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
         Err(error) => return Err(fault(error)),
     };
     let mode = file.metadata().map_err(fault)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(Fault(format!("`{0}` can be read by others; run `chmod 600 {0}`", path.display())));
+    if mode & others != 0 {
+        return Err(Fault(format!("`{0}` can be read by others; run `chmod {better} {0}`", path.display())));
     }
     let mut secret = Vec::new();
     file.take(64 << 10).read_to_end(&mut secret).map_err(fault)?;
@@ -147,6 +159,18 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(read_or_make(&path, || Ok(Vec::new())).unwrap_err().0.contains("chmod 600"));
+    }
+
+    #[test]
+    fn a_secret_that_others_made_may_be_its_groups_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        assert_eq!(read_beside_group(&path).unwrap(), None);
+        fs::write(&path, "k").unwrap();
+        for (mode, fine) in [(0o600, true), (0o440, true), (0o640, true), (0o660, false), (0o604, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read_beside_group(&path).is_ok(), fine, "{mode:o}");
+        }
     }
 
     #[test]

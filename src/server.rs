@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -36,6 +36,7 @@ use crate::{
     identity::Identity,
     json::{Canonical, Digest},
     ledger::{Event, Filter, Ledger, NotOpened, Options, Recovery},
+    listen::Certificate,
     notify::{Notifier, Source as Events},
     observe::Metrics,
     pipeline::{Contracts, Detached, HouseChange, Pipeline, Review},
@@ -75,6 +76,7 @@ pub struct House {
     shelf: Arc<Shelf>,
     /// The files as they were before they were read.
     seen: Fingerprint,
+    certificates: OnceLock<Vec<Arc<Certificate>>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -254,7 +256,7 @@ impl House {
             changed: tokio::sync::broadcast::channel(CHANGES).0,
             heavy: tokio::sync::Mutex::default(),
             console: config.console_url(),
-            notifier: std::sync::OnceLock::new(),
+            notifier: OnceLock::new(),
             holding: crate::pipeline::Holding::default(),
             detached: Detached::default(),
         });
@@ -270,6 +272,7 @@ impl House {
             session_key,
             shelf,
             seen,
+            certificates: OnceLock::new(),
             running: Mutex::new(Some(Running { tasks, stop })),
         })
     }
@@ -312,6 +315,30 @@ impl House {
     /// Every error in it at once.
     pub async fn reload(&self) -> Result<(), Vec<ConfigError>> {
         reload(&self.shelf, &self.config, &self.pipeline, None).await
+    }
+
+    /// Watches the certificates of this house's doors, until [`House::stop`].
+    pub fn keep_certificates(&self, certificates: Vec<Arc<Certificate>>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_mut() {
+            for certificate in &certificates {
+                running.tasks.spawn(Arc::clone(certificate).follow(running.stop.subscribe()));
+            }
+        }
+        let _opened_once = self.certificates.set(certificates);
+    }
+
+    /// Reads contracts, grants and certificates again. What does not check is refused whole, and the old stays: the
+    /// contracts and grants as one, each certificate with its key.
+    ///
+    /// # Errors
+    /// Every error in them at once.
+    pub async fn reload_everything(&self) -> Result<(), Vec<ConfigError>> {
+        let mut errors = self.reload().await.err().unwrap_or_default();
+        for certificate in self.certificates.get().into_iter().flatten() {
+            errors.extend(certificate.reload().err());
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// Asks upstreams for their tools and writes a contract for each that has none. Beside what was done it gives

@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     config::{self, Config},
     grant::{ConfigError, tables},
+    listen::Certificate,
     server::{compile, read_contracts},
 };
 
@@ -57,6 +58,9 @@ pub(super) fn check(place: &Place) -> Result<Exit, Failure> {
 pub(super) fn look(config: &Config) -> Result<Checked, Failure> {
     let contracts = read_contracts(&config.folder)?;
     let mut checked = Checked::default();
+    for files in [&config.server.tls, &config.console.tls].into_iter().flatten() {
+        checked.errors.extend(Certificate::open(files.clone()).err());
+    }
     let (catalog, grants) = match compile(config, &contracts) {
         Ok(compiled) => compiled,
         Err(errors) => {

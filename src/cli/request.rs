@@ -425,7 +425,7 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
         }
         Request::LedgerProve { seq } => Ok(json!({"proof": house.pipeline.ledger.prove(seq).await?})),
         Request::LedgerCheckpoint => Ok(json!({"checkpoint": house.pipeline.ledger.checkpoint().await?})),
-        Request::Reload => match house.reload().await {
+        Request::Reload => match house.reload_everything().await {
             Ok(()) => Ok(json!({"reloaded": true})),
             Err(errors) => {
                 Err(Failure { exit: Exit::No, ..Failure::config(&errors) }.hint("the old ones stay in force"))

@@ -18,7 +18,9 @@ use super::{
 use crate::{
     clock::Clock,
     config::Config,
-    http, mcp,
+    http,
+    listen::{Certificate, Listener},
+    mcp,
     server::{House, OpenError},
 };
 
@@ -37,7 +39,9 @@ pub(super) async fn serve(
     // the real ports are known before tokens are, as the endpoint is their audience
     let agents = listen(&mut config.server.listen).await?;
     let console = listen(&mut config.console.listen).await?;
+    let (agents, console, certificates) = doors(&config, agents, console)?;
     let house = Arc::new(open(config, STORE).await?);
+    house.keep_certificates(certificates);
     let control = match control::bind(&house.config) {
         Ok(control) => control,
         Err(failure) => {
@@ -213,15 +217,35 @@ async fn wait(
 }
 
 async fn reload(house: &House) {
-    match house.reload().await {
-        Ok(()) => tracing::info!("contracts and grants were read again"),
+    match house.reload_everything().await {
+        Ok(()) => tracing::info!("contracts, grants and certificates were read again"),
         Err(errors) => {
             for error in &errors {
                 tracing::error!(%error, "not loaded");
             }
-            tracing::error!(errors = errors.len(), "the old contracts and grants stay in force");
+            tracing::error!(errors = errors.len(), "the old ones stay in force");
         }
     }
+}
+
+/// Who comes in by the two sockets, and how: the agents', the console's, and the certificates that they show.
+fn doors(
+    config: &Config,
+    agents: TcpListener,
+    console: TcpListener,
+) -> Result<(Listener, Listener, Vec<Arc<Certificate>>), Failure> {
+    let (mut certificates, mut errors) = (Vec::new(), Vec::new());
+    for files in [&config.server.tls, &config.console.tls] {
+        let certificate = files.clone().map(Certificate::open).transpose();
+        certificates.push(certificate.map_err(|error| errors.push(error)).ok().flatten().map(Arc::new));
+    }
+    if !errors.is_empty() {
+        return Err(not_opened(OpenError::Config(errors)));
+    }
+    let mut each = certificates.iter().cloned();
+    let agents = Listener::new(agents, each.next().flatten(), config.server.trusted_proxies.clone());
+    let console = Listener::new(console, each.next().flatten(), config.console.trusted_proxies.clone());
+    Ok((agents, console, certificates.into_iter().flatten().collect()))
 }
 
 /// Opens the house; another command that has the store for a moment is waited for.

@@ -5,9 +5,11 @@
 
 pub mod edit;
 pub mod import;
+mod network;
 mod read;
 pub(crate) mod units;
 
+pub use network::Network;
 pub(crate) use read::parse_address;
 pub use read::{Environment, load, parse};
 
@@ -59,14 +61,19 @@ impl Config {
     pub fn endpoint(&self) -> String {
         match &self.server.url {
             Some(url) => url.clone(),
-            None => format!("http://{}/mcp", self.server.listen),
+            None => format!("{}://{}/mcp", scheme(self.server.tls.is_some()), self.server.listen),
         }
     }
 
-    /// The address of the console.
+    /// The URL that people reach the console by, without a slash at its end: links to holds begin with it.
     pub fn console_url(&self) -> String {
-        format!("http://{}", self.console.listen)
+        self.console.origin(self.console.listen)
     }
+}
+
+/// `http`, or `https` where TLS is.
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
 }
 
 /// `[server]`
@@ -74,10 +81,14 @@ impl Config {
 pub struct Server {
     /// `listen`: address of `/mcp`.
     pub listen: SocketAddr,
-    /// `url`: the URL of `/mcp` as agents know it, when it is not `http://<listen>/mcp`; the token audience.
+    /// `url`: the URL of `/mcp` as agents know it, when it is not `http(s)://<listen>/mcp`; the token audience.
     pub url: Option<String>,
+    /// `[server.tls]`
+    pub tls: Option<TlsFiles>,
     /// `behind_proxy`: something in front ends TLS.
     pub behind_proxy: bool,
+    /// `trusted_proxies`: who alone may connect; empty for anybody.
+    pub trusted_proxies: Vec<Network>,
     /// `allowed_hosts`: values of `Host` let in besides the listen address and localhost.
     pub allowed_hosts: Vec<String>,
     /// `allowed_origins`: values of `Origin` let in; none by default.
@@ -95,10 +106,40 @@ pub struct Server {
 pub struct Console {
     /// `listen`: address of health, metrics, API and pages.
     pub listen: SocketAddr,
-    /// `allowed_hosts`: values of `Host` let in besides the listen address and localhost.
+    /// `url`: the origin that people reach it by, when it is not `http(s)://<listen>`; no slash at its end.
+    pub url: Option<String>,
+    /// `[console.tls]`
+    pub tls: Option<TlsFiles>,
+    /// `allowed_hosts`: values of `Host` let in besides the listen address, localhost and the host of `url`.
     pub allowed_hosts: Vec<String>,
     /// `behind_proxy`: something in front ends TLS.
     pub behind_proxy: bool,
+    /// `trusted_proxies`: who alone may connect; empty for anybody.
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Console {
+    /// Whether browsers reach it by TLS, its own or that of something in front.
+    pub fn secure(&self) -> bool {
+        self.tls.is_some() || self.behind_proxy
+    }
+
+    /// The origin that people reach it by, where it listens on `bound`.
+    pub fn origin(&self, bound: SocketAddr) -> String {
+        match &self.url {
+            Some(url) => url.clone(),
+            None => format!("{}://{bound}", scheme(self.tls.is_some())),
+        }
+    }
+}
+
+/// `[server.tls]`, `[console.tls]`: a certificate of one's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `cert`: the chain in PEM, the server's own certificate first.
+    pub cert: PathBuf,
+    /// `key`: its private key in PEM.
+    pub key: PathBuf,
 }
 
 /// `[ledger]`

@@ -12,8 +12,8 @@ use std::{
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    Config, Console, IdentityConfig, LedgerConfig, NotifyConfig, Server, Transport, UpstreamConfig, WebhookConfig,
-    WebhookFormat, units,
+    Config, Console, IdentityConfig, LedgerConfig, Network, NotifyConfig, Server, TlsFiles, Transport, UpstreamConfig,
+    WebhookConfig, WebhookFormat, units,
 };
 use crate::{contract::UpstreamName, grant::ConfigError, json::Digest};
 
@@ -95,8 +95,8 @@ impl<'a> Reader<'a> {
     fn config(&self, root: &dyn TableLike) -> Config {
         let folder = self.path.parent().map_or_else(PathBuf::new, Path::to_owned);
         let mut top = Section { reader: self, name: String::new(), table: Some(root), place: None, known: Vec::new() };
-        let (server, server_listen) = Self::server(top.section("server"));
-        let (console, console_listen) = Self::console(top.section("console"));
+        let (server, server_listen) = Self::server(top.section("server"), &folder);
+        let (console, console_listen) = Self::console(top.section("console"), &folder);
         if server.listen == console.listen && server.listen.port() != 0 {
             self.error(
                 console_listen.or(server_listen),
@@ -122,31 +122,37 @@ impl<'a> Reader<'a> {
         Config { folder, server, console, data, ledger, identity, notify, upstreams }
     }
 
-    fn server(mut section: Section<'_>) -> (Server, Option<Range<usize>>) {
+    fn server(mut section: Section<'_>, folder: &Path) -> (Server, Option<Range<usize>>) {
         let listen_place = section.place_of("listen");
         let server = Server {
             listen: section.address("listen", SocketAddr::from(([127, 0, 0, 1], 7400))),
             url: section.public_url("url"),
+            tls: section.tls(folder),
             behind_proxy: section.boolean("behind_proxy", false),
+            trusted_proxies: section.networks("trusted_proxies"),
             allowed_hosts: section.strings("allowed_hosts").unwrap_or_default(),
             allowed_origins: section.strings("allowed_origins").unwrap_or_default(),
             max_body: section.size("max_body", 4 << 20, 64 << 20),
             max_connections: section.count("max_connections", 1_024, 1_000_000),
             drain: section.duration("drain", Duration::from_secs(10)),
         };
-        section.refuse_open_bind(server.listen, server.behind_proxy);
+        section.check_door(server.listen, server.tls.is_some(), server.behind_proxy);
         section.finish();
         (server, listen_place)
     }
 
-    fn console(mut section: Section<'_>) -> (Console, Option<Range<usize>>) {
+    fn console(mut section: Section<'_>, folder: &Path) -> (Console, Option<Range<usize>>) {
         let listen_place = section.place_of("listen");
         let console = Console {
             listen: section.address("listen", SocketAddr::from(([127, 0, 0, 1], 7401))),
+            url: None,
+            tls: section.tls(folder),
             allowed_hosts: section.strings("allowed_hosts").unwrap_or_default(),
             behind_proxy: section.boolean("behind_proxy", false),
+            trusted_proxies: section.networks("trusted_proxies"),
         };
-        section.refuse_open_bind(console.listen, console.behind_proxy);
+        let console = Console { url: section.console_url("url", console.secure()), ..console };
+        section.check_door(console.listen, console.tls.is_some(), console.behind_proxy);
         section.finish();
         (console, listen_place)
     }
@@ -510,14 +516,84 @@ impl<'a> Section<'a> {
         })
     }
 
-    fn refuse_open_bind(&self, listen: SocketAddr, behind_proxy: bool) {
-        if !listen.ip().is_loopback() && !behind_proxy {
+    /// `cert` and `key` of `[….tls]`, from the file's folder.
+    fn tls(&mut self, folder: &Path) -> Option<TlsFiles> {
+        let place = self.place_of("tls");
+        let mut tls = self.section("tls");
+        let (cert, key) = (tls.string("cert"), tls.string("key"));
+        tls.place = Some(place?);
+        for file in ["cert", "key"] {
+            if tls.table.is_some() && tls.place_of(file).is_none() {
+                tls.error(file, "is missing", "write `cert = \"cert.pem\"` and `key = \"key.pem\"`, both in PEM");
+            }
+        }
+        tls.finish();
+        Some(TlsFiles { cert: folder.join(cert?), key: folder.join(key?) })
+    }
+
+    /// Networks, as `10.0.0.0/8`, or single addresses.
+    fn networks(&mut self, key: &'static str) -> Vec<Network> {
+        let Some(texts) = self.strings(key) else { return Vec::new() };
+        if texts.is_empty() {
+            self.error(key, "names nobody", "write `[\"10.0.0.0/8\"]`, or leave it out");
+        }
+        let read = texts.iter().filter_map(|text| {
+            let network = Network::read(text);
+            if network.is_none() {
+                let hint = "write it as `10.0.0.0/8`, `fd00::/8` or `10.1.2.3`; behind the prefix all bits are 0";
+                self.error(key, &format!("has `{text}`, which is no network"), hint);
+            }
+            network
+        });
+        read.collect()
+    }
+
+    /// What is asked of a listener whatever it serves.
+    fn check_door(&self, listen: SocketAddr, tls: bool, behind_proxy: bool) {
+        if !listen.ip().is_loopback() && !tls && !behind_proxy && self.place_of("tls").is_none() {
             let hint = format!(
-                "listen on 127.0.0.1, or put a proxy that ends TLS in front and set `{} = true`",
+                "listen on 127.0.0.1, give it a certificate (`[{}]`), or put a proxy that ends TLS in front and set `{} = true`",
+                self.path("tls"),
                 self.path("behind_proxy")
             );
             self.error("listen", "can be reached from other machines without TLS", &hint);
         }
+        if !behind_proxy && self.place_of("trusted_proxies").is_some() {
+            let hint = format!("set `{} = true`, or remove it", self.path("behind_proxy"));
+            self.error("trusted_proxies", "goes with `behind_proxy`", &hint);
+        }
+    }
+
+    /// The origin that browsers reach the console by.
+    fn console_url(&mut self, key: &'static str, secure: bool) -> Option<String> {
+        let text = self.string(key)?;
+        let url = reqwest::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let plain = url.filter(|url| {
+            let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+            url.has_host() && bare && url.username().is_empty() && url.password().is_none()
+        });
+        let Some(url) = plain else {
+            let hint = "write it as `https://countersign.example.com`: the console has the whole of its host";
+            self.error(key, "is no origin", hint);
+            return None;
+        };
+        match (url.scheme(), secure) {
+            ("https", false) if self.place_of("tls").is_none() => {
+                let hint = format!(
+                    "give it a certificate (`[{}]`), or set `{} = true`",
+                    self.path("tls"),
+                    self.path("behind_proxy")
+                );
+                self.error(key, "says https, and nothing ends TLS", &hint);
+            }
+            ("http", true) => self.error(key, "says http, and it is reached by TLS", "write `https://`"),
+            ("http", false) if !is_loopback(&url) => {
+                let hint = "browsers on other machines need https: give it a certificate, or set `behind_proxy`";
+                self.error(key, "is not encrypted and not on this machine", hint);
+            }
+            _ => {}
+        }
+        Some(url.origin().ascii_serialization())
     }
 
     fn public_url(&mut self, key: &'static str) -> Option<String> {
@@ -704,6 +780,39 @@ mod tests {
     }
 
     #[test]
+    fn a_door_with_tls_may_listen_anywhere_and_its_urls_say_https() {
+        let config = read(
+            "[server]\nlisten = \"0.0.0.0:7400\"\ntls = { cert = \"tls/cert.pem\", key = \"/etc/key.pem\" }\n\
+             [console]\nlisten = \"[::]:7401\"\n[console.tls]\ncert = \"c\"\nkey = \"k\"\n",
+        )
+        .unwrap();
+        let files = TlsFiles { cert: "/house/tls/cert.pem".into(), key: "/etc/key.pem".into() };
+        assert_eq!(config.server.tls, Some(files));
+        assert_eq!(config.endpoint(), "https://0.0.0.0:7400/mcp");
+        assert_eq!(config.console_url(), "https://[::]:7401");
+        assert!(config.console.secure());
+    }
+
+    #[test]
+    fn the_console_is_linked_to_by_its_url() {
+        let config = read("").unwrap();
+        assert_eq!((config.console_url().as_str(), config.console.secure()), ("http://127.0.0.1:7401", false));
+        let config = read("[console]\nurl = \"http://LOCALHOST:7401/\"").unwrap();
+        assert_eq!((config.console_url().as_str(), config.console.secure()), ("http://localhost:7401", false));
+        let config = read(
+            "[console]\nbehind_proxy = true\nurl = \"https://Approve.Example:443\"\n\
+             trusted_proxies = [\"10.0.0.0/8\", \"::1\"]",
+        )
+        .unwrap();
+        assert_eq!((config.console_url().as_str(), config.console.secure()), ("https://approve.example", true));
+        let trusts = |address: &str| {
+            let address = address.parse().unwrap();
+            config.console.trusted_proxies.iter().any(|network| network.contains(address))
+        };
+        assert!(trusts("10.9.8.7") && trusts("::1") && !trusts("11.0.0.1") && !trusts("::2"));
+    }
+
+    #[test]
     fn upstreams_get_their_transport_and_their_defaults() {
         let config = read(
             "[upstreams.files]\ncommand = [\"npx\", \"${SET}\"]\nenv = { A = \"${NOT:-b}\", E = \"${EMPTY:-c}\" }\n\
@@ -762,6 +871,23 @@ mod tests {
             ("[server]\nlisten = \"0.0.0.0:7400\"", 2, 1, "reached from other machines", "behind_proxy"),
             ("[console]\nlisten = \"[::]:7401\"", 2, 1, "reached from other machines", "console.behind_proxy"),
             ("[console]\nlisten = \"127.0.0.1:7400\"", 2, 1, "are both `127.0.0.1:7400`", "port of its own"),
+            (
+                "[server]\nlisten = \"0.0.0.0:1\"\n[server.tls]\ncert = \"c\"",
+                3,
+                9,
+                "`server.tls.key` is missing",
+                "PEM",
+            ),
+            ("[console]\ntls = \"c\"", 2, 1, "`console.tls` is not a table", "[name]"),
+            ("[console.tls]\ncert = \"c\"\nkey = \"k\"\nkye = 1", 4, 1, "`console.tls.kye`", "`key`"),
+            ("[server]\ntrusted_proxies = [\"10.0.0.0/8\"]", 2, 1, "goes with `behind_proxy`", "server.behind_proxy"),
+            ("[server]\nbehind_proxy = true\ntrusted_proxies = []", 3, 1, "names nobody", "10.0.0.0/8"),
+            ("[console]\nbehind_proxy = true\ntrusted_proxies = [\"10.0.0.1/8\"]", 3, 1, "no network", "all bits"),
+            ("[console]\nurl = \"https://c.example\"", 2, 1, "nothing ends TLS", "console.behind_proxy"),
+            ("[console]\nurl = \"http://c.example\"", 2, 1, "is not encrypted", "certificate"),
+            ("[console]\nbehind_proxy = true\nurl = \"http://c.example\"", 3, 1, "reached by TLS", "https"),
+            ("[console]\nbehind_proxy = true\nurl = \"https://c.example/x\"", 3, 1, "is no origin", "whole"),
+            ("[console]\nbehind_proxy = true\nurl = \"https://u@c.example/\"", 3, 1, "is no origin", "whole"),
             ("[server]\nmax_body = \"4MB\"", 2, 1, "is no size", "4MiB"),
             ("[server]\nmax_body = \"1GiB\"", 2, 1, "is not between", "4MiB"),
             ("[server]\nmax_connections = 0", 2, 1, "is no whole number from 1", "without quotes"),

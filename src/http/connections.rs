@@ -7,38 +7,50 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::UnixListener,
     sync::watch,
     task::JoinSet,
 };
 use tower::ServiceExt;
+
+use crate::listen::{self, Listener};
 
 /// How long requests under way have once the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Something that connections come in by.
 pub(crate) trait Accept: Send {
+    /// What one connection begins as.
+    type Arrival: Send + 'static;
     /// One connection.
     type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection that is let in.
-    fn next(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+    fn next(&self) -> impl Future<Output = io::Result<Self::Arrival>> + Send;
+
+    /// Makes it one that can be spoken on; here a peer may take its time.
+    fn open(arrival: Self::Arrival) -> impl Future<Output = io::Result<Self::Connection>> + Send;
 }
 
-impl Accept for TcpListener {
-    type Connection = tokio::net::TcpStream;
+impl Accept for Listener {
+    type Arrival = listen::Arrival;
+    type Connection = listen::Stream;
 
-    async fn next(&self) -> io::Result<Self::Connection> {
-        let (stream, _) = self.accept().await?;
-        Ok(stream)
+    async fn next(&self) -> io::Result<Self::Arrival> {
+        self.accept().await
+    }
+
+    fn open(arrival: Self::Arrival) -> impl Future<Output = io::Result<Self::Connection>> + Send {
+        arrival.open()
     }
 }
 
 impl Accept for UnixListener {
+    type Arrival = tokio::net::UnixStream;
     type Connection = tokio::net::UnixStream;
 
     /// Lets in the account that this process runs as, and root, who could be that account anyway.
-    async fn next(&self) -> io::Result<Self::Connection> {
+    async fn next(&self) -> io::Result<Self::Arrival> {
         loop {
             let (stream, _) = self.accept().await?;
             let peer = stream.peer_cred().map(|peer| peer.uid());
@@ -49,12 +61,16 @@ impl Accept for UnixListener {
             tracing::warn!("another account tried the control socket");
         }
     }
+
+    async fn open(arrival: Self::Arrival) -> io::Result<Self::Connection> {
+        Ok(arrival)
+    }
 }
 
 /// Serves HTTP/1.1 until `shutdown` turns true (or its sender is gone), at most `most` connections at once;
 /// further ones wait to be accepted.
-pub(crate) async fn serve_connections(
-    listener: impl Accept,
+pub(crate) async fn serve_connections<A: Accept + 'static>(
+    listener: A,
     routes: Router,
     most: usize,
     mut shutdown: watch::Receiver<bool>,
@@ -70,8 +86,8 @@ pub(crate) async fn serve_connections(
             () = &mut stopped => break,
             Some(_ended) = connections.join_next() => {}
             accepted = listener.next(), if connections.len() < most => match accepted {
-                Ok(stream) => {
-                    connections.spawn(serve_one(stream, routes.clone(), stopping.clone()));
+                Ok(arrival) => {
+                    connections.spawn(serve_one::<A>(arrival, routes.clone(), stopping.clone()));
                 }
                 Err(error) => {
                     // out of descriptors, most likely: others have to end first
@@ -87,10 +103,18 @@ pub(crate) async fn serve_connections(
     let _in_time = tokio::time::timeout(GRACE, ended).await;
 }
 
-async fn serve_one<C>(stream: C, routes: Router, mut shutdown: watch::Receiver<bool>)
-where
-    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_one<A: Accept>(arrival: A::Arrival, routes: Router, mut shutdown: watch::Receiver<bool>) {
+    let opened = tokio::select! {
+        opened = A::open(arrival) => opened,
+        _ = shutdown.wait_for(|stop| *stop) => return,
+    };
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "a handshake failed");
+            return;
+        }
+    };
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let routes = routes.clone();
         async move {

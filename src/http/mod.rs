@@ -6,13 +6,14 @@ mod body;
 mod connections;
 mod console;
 mod feed;
+mod place;
 mod problem;
 mod tlog;
 pub(crate) mod view;
 
 pub(crate) use connections::serve_connections;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -24,13 +25,15 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
+use place::Place;
 use problem::Problem;
 
 use crate::{
     call::Fault,
     config::Console,
+    listen::Listener,
     observe::{ReceiverState, Snapshot, UpstreamState},
     pipeline::Pipeline,
 };
@@ -41,7 +44,7 @@ const CONNECTIONS: usize = 256;
 struct Doors {
     pipeline: Arc<Pipeline>,
     data: PathBuf,
-    hosts: Vec<String>,
+    place: Place,
     /// Browsers come by TLS, though something in front may end it.
     secure: bool,
     api: api::Desk,
@@ -54,16 +57,16 @@ struct Doors {
 /// # Errors
 /// [`Fault`] when the listener fails for good.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     console: Console,
     pipeline: Arc<Pipeline>,
     data: PathBuf,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
+    let listener = listener.into();
     let bound = listener.local_addr().map_err(|error| Fault(format!("the console has no address: {error}")))?;
-    let hosts = hosts(bound, console.allowed_hosts);
-    let secure = console.behind_proxy;
-    let doors = Arc::new(Doors { pipeline, data, hosts, secure, api: api::Desk::default(), stop: shutdown.clone() });
+    let (place, secure) = (Place::new(bound, &console), console.secure());
+    let doors = Arc::new(Doors { pipeline, data, place, secure, api: api::Desk::default(), stop: shutdown.clone() });
     serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;
     Ok(())
 }
@@ -82,15 +85,8 @@ fn routes(doors: Arc<Doors>) -> Router {
         .with_state(doors)
 }
 
-/// Values of `Host` that mean this listener: a page of another name that resolves to it (DNS rebinding) is kept out.
-fn hosts(bound: SocketAddr, allowed: Vec<String>) -> Vec<String> {
-    let port = bound.port();
-    let own = [bound.to_string(), format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
-    own.into_iter().chain(allowed.into_iter().map(|host| host.to_ascii_lowercase())).collect()
-}
-
 async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
-    let mut response = match refused(&doors.hosts, request.headers()) {
+    let mut response = match doors.place.refuses(request.headers()) {
         Some(refusal) => told(refusal, request.headers()),
         None => next.run(request).await,
     };
@@ -108,28 +104,11 @@ async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) ->
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
-    if doors.secure {
+    if doors.place.only_tls() {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
-}
-
-/// Why a request is not let in: it does not come from where it should.
-fn refused(hosts: &[String], headers: &HeaderMap) -> Option<Problem> {
-    let mut named = headers.get_all(header::HOST).iter();
-    let host = named.next().and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
-    if named.next().is_some() || !hosts.contains(&host) {
-        return Some(Problem::HostNotAllowed);
-    }
-    for origin in headers.get_all(header::ORIGIN) {
-        let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-        let own = origin.strip_prefix("http://").or(origin.strip_prefix("https://")) == Some(&host);
-        if !own {
-            return Some(Problem::OriginNotAllowed);
-        }
-    }
-    None
 }
 
 /// A problem: as a page to a browser, else as a document.
@@ -200,36 +179,6 @@ async fn tile(State(doors): State<Arc<Doors>>, axum::extract::Path(path): axum::
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_requests_for_this_listener_from_its_own_pages_are_let_in() {
-        let hosts = hosts(SocketAddr::from(([127, 0, 0, 1], 7401)), vec!["Console.Example".to_owned()]);
-        let headers = |pairs: &[(&str, &str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in pairs {
-                headers.append(name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap());
-            }
-            headers
-        };
-        let table: &[(&[(&str, &str)], bool)] = &[
-            (&[("host", "127.0.0.1:7401")], true),
-            (&[("host", "LOCALHOST:7401")], true),
-            (&[("host", "[::1]:7401")], true),
-            (&[("host", "console.example")], true),
-            (&[("host", "127.0.0.1:7401"), ("origin", "http://127.0.0.1:7401")], true),
-            (&[], false),
-            (&[("host", "127.0.0.1")], false),
-            (&[("host", "127.0.0.1:7400")], false),
-            (&[("host", "attacker.test:7401")], false),
-            (&[("host", "127.0.0.1.nip.io:7401")], false),
-            (&[("host", "127.0.0.1:7401"), ("host", "127.0.0.1:7401")], false),
-            (&[("host", "127.0.0.1:7401"), ("origin", "http://attacker.test")], false),
-            (&[("host", "127.0.0.1:7401"), ("origin", "null")], false),
-        ];
-        for (pairs, fine) in table {
-            assert_eq!(refused(&hosts, &headers(pairs)).is_none(), *fine, "{pairs:?}");
-        }
-    }
 
     #[tokio::test]
     async fn a_problem_is_a_problem_document() {

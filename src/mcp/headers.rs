@@ -39,16 +39,22 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
-    /// What `listen` and `url` imply, and what is configured besides.
-    pub(super) fn new(listen: SocketAddr, url: Option<&str>, hosts: &[String], origins: &[String]) -> Self {
+    /// What `listen` (spoken to by `scheme`) and `url` imply, and what is configured besides.
+    pub(super) fn new(
+        listen: SocketAddr,
+        scheme: &str,
+        url: Option<&str>,
+        hosts: &[String],
+        origins: &[String],
+    ) -> Self {
         let port = listen.port();
         let mut own: Vec<String> = vec![listen.to_string()];
         let names = ["localhost", "127.0.0.1", "[::1]"];
         own.extend(names.iter().map(|name| format!("{name}:{port}")));
-        if port == 80 {
+        if port == if scheme == "https" { 443 } else { 80 } {
             own.extend(names.iter().map(|&name| name.to_owned()));
         }
-        let mut allowed_origins: Vec<String> = own.iter().map(|host| format!("http://{host}")).collect();
+        let mut allowed_origins: Vec<String> = own.iter().map(|host| format!("{scheme}://{host}")).collect();
         if let Some((scheme, authority)) = url.and_then(|url| {
             let url: Uri = url.parse().ok()?;
             Some((url.scheme_str()?.to_ascii_lowercase(), url.authority()?.as_str().to_ascii_lowercase()))
@@ -289,6 +295,7 @@ mod tests {
     fn only_known_hosts_are_let_in() {
         let allowed = Allowed::new(
             "127.0.0.1:7400".parse().unwrap(),
+            "http",
             Some("https://mcp.example.com/mcp"),
             &["gateway:7400".to_owned()],
             &[],
@@ -324,7 +331,7 @@ mod tests {
     #[test]
     fn foreign_and_null_origins_are_refused() {
         let listen = "127.0.0.1:7400".parse().unwrap();
-        let allowed = Allowed::new(listen, None, &[], &["https://app.example.com".to_owned()]);
+        let allowed = Allowed::new(listen, "http", None, &[], &["https://app.example.com".to_owned()]);
         assert_eq!(allowed.origin(&headers(&[])), Ok(()));
         for origin in ["https://app.example.com", "http://127.0.0.1:7400", "http://localhost:7400"] {
             assert_eq!(allowed.origin(&headers(&[("origin", origin)])), Ok(()), "{origin}");

@@ -19,7 +19,6 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
@@ -40,12 +39,13 @@ use crate::{
     config,
     identity::Unauthenticated,
     json::{self, Limits, Object, Value},
+    listen::{Arrival, Listener},
 };
 
 /// How the door is kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `url`: where agents reach the server, when it is not `http://<listen>/mcp`.
+    /// `url`: where agents reach the server, when it is not `http(s)://<listen>/mcp`.
     pub url: Option<String>,
     /// Values of `Host` let in besides the listen address and localhost.
     pub allowed_hosts: Vec<String>,
@@ -103,13 +103,15 @@ const METADATA: &str = "/.well-known/oauth-protected-resource";
 /// # Errors
 /// [`Fault`] when it cannot begin.
 pub async fn serve<R: Road>(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     road: R,
     settings: Settings,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
+    let listener = listener.into();
     let listen = listener.local_addr().map_err(|problem| Fault(problem.to_string()))?;
-    let allowed = Allowed::new(listen, settings.url.as_deref(), &settings.allowed_hosts, &settings.allowed_origins);
+    let (url, hosts, origins) = (settings.url.as_deref(), &settings.allowed_hosts, &settings.allowed_origins);
+    let allowed = Allowed::new(listen, listener.scheme(), url, hosts, origins);
     let challenge = challenge(&road.audience());
     let desk = Arc::new(Desk::new(road, &settings.key, stop.clone())?);
     let places = Arc::new(Semaphore::new(settings.max_connections.max(1)));
@@ -123,7 +125,7 @@ pub async fn serve<R: Road>(
             Some(_) = connections.join_next() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
-        let (stream, place) = match accepted {
+        let (arrival, place) = match accepted {
             Ok(accepted) => accepted,
             Err(problem) => {
                 // out of file descriptors, or the like: wait for some to come back
@@ -134,7 +136,7 @@ pub async fn serve<R: Road>(
         };
         let (house, stop) = (Arc::clone(&house), stop.clone());
         connections.spawn(async move {
-            connection(stream, house, stop).await;
+            connection(arrival, house, stop).await;
             drop(place);
         });
     }
@@ -148,16 +150,25 @@ pub async fn serve<R: Road>(
 }
 
 async fn accept(
-    listener: &TcpListener,
+    listener: &Listener,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(Arrival, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, place))
+    Ok((listener.accept().await?, place))
 }
 
-async fn connection<R: Road>(stream: TcpStream, house: Arc<House<R>>, mut stop: watch::Receiver<bool>) {
+async fn connection<R: Road>(arrival: Arrival, house: Arc<House<R>>, mut stop: watch::Receiver<bool>) {
+    let opened = tokio::select! {
+        opened = arrival.open() => opened,
+        () = told(&mut stop) => return,
+    };
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(problem) => {
+            tracing::debug!(%problem, "a handshake failed");
+            return;
+        }
+    };
     let head_timeout = house.settings.head_timeout;
     let service = service_fn(move |request| {
         let house = Arc::clone(&house);

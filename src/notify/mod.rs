@@ -8,7 +8,6 @@
 mod command;
 mod cursor;
 mod payload;
-mod target;
 mod webhook;
 
 use std::{
@@ -24,12 +23,12 @@ use tokio::{
 };
 
 pub use payload::{body, signature};
-pub use target::{Resolver, Resolving, System};
 
 use crate::{
     call::Fault,
     clock::{Clock, Timestamp, random},
     config::NotifyConfig,
+    reach::{Resolver, System},
     secret_file,
 };
 use command::Program;

@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::config::{WebhookConfig, WebhookFormat};
+use crate::{
+    config::{WebhookConfig, WebhookFormat},
+    reach::Resolving,
+};
 
 const SECRET: &str = "a secret of the tests";
 
@@ -408,7 +411,7 @@ async fn a_name_that_leads_inside_is_not_connected_to() {
         &["::1"],
     ] {
         let (error, connections, _) = refused("https://hooks.example:PORT/", &[answers], false).await;
-        assert!(error.contains("is not of the public internet") || error.contains("is no address of"), "{error}");
+        assert!(error.contains("is not of the public internet") || error.contains("is no address to"), "{error}");
         assert_eq!(connections, 0, "{answers:?}");
     }
 }
@@ -417,7 +420,7 @@ async fn a_name_that_leads_inside_is_not_connected_to() {
 async fn an_address_in_the_url_is_checked_however_it_is_written() {
     for host in ["127.0.0.1", "[::1]", "0x7f.1", "2130706433", "[::ffff:7f00:1]", "169.254.169.254", "0"] {
         let (error, connections, asked) = refused(&format!("https://{host}:PORT/"), &[&["93.184.216.34"]], false).await;
-        assert!(error.contains("is not of the public internet") || error.contains("is no address of"), "{error}");
+        assert!(error.contains("is not of the public internet") || error.contains("is no address to"), "{error}");
         assert_eq!((connections, asked), (0, 0), "{host}");
     }
 }
@@ -428,7 +431,7 @@ async fn private_addresses_can_be_meant_and_metadata_never() {
     let (error, connections, _) = refused("https://hooks.example:PORT/", &[&["127.0.0.1"]], true).await;
     assert!(connections > 0, "{error}");
     let (error, _, _) = refused("https://hooks.example/", &[&["169.254.169.254"]], true).await;
-    assert!(error.contains("is no address of a receiver"), "{error}");
+    assert!(error.contains("is no address to connect to"), "{error}");
 }
 
 #[tokio::test]

@@ -1,19 +1,19 @@
 //! One attempt at a webhook.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use reqwest::{Client, Response, StatusCode, Url, header::HeaderValue, redirect::Policy};
+use reqwest::{Client, Response, StatusCode, header::HeaderValue};
 
 use super::{
     Event, Failed,
     payload::{body, signature},
-    target::{Checked, Resolver, Rule},
 };
 use crate::{
     call::{Fault, cut},
     clock::Clock,
     config::WebhookConfig,
     display::visible,
+    reach::{self, Resolver, Rule, literal},
 };
 
 /// How long an attempt may take, from resolving the host to the end of the answer.
@@ -32,14 +32,8 @@ pub(super) struct Webhook {
 impl Webhook {
     pub(super) fn new(config: WebhookConfig, resolver: Arc<dyn Resolver>, clock: Clock) -> Result<Self, Fault> {
         let rule = Rule { private: config.allow_private, loopback_only: config.url.scheme() != "https" };
-        let client = Client::builder()
-            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
+        let client = reach::client(rule, resolver)
             .timeout(TIMEOUT)
-            // a proxy would resolve the host once more; a kept connection would outlive what was checked
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .dns_resolver(Arc::new(Checked { resolver, rule }))
             .build()
             .map_err(|error| Fault(format!("webhooks cannot be sent: {}", cause(error))))?;
         Ok(Self { config, client, rule, clock })
@@ -88,10 +82,6 @@ fn judge(response: &Response) -> Result<(), Failed> {
             Err(Failed::Again(told, after.map(Duration::from_secs)))
         }
     }
-}
-
-fn literal(url: &Url) -> Option<IpAddr> {
-    url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
 /// What went wrong, without the URL, which may be a secret.

@@ -218,7 +218,10 @@ fn a_session_is_over_on_the_server_when_it_is_signed_out_or_idle() {
 
 #[test]
 fn by_tls_cookies_are_for_this_host_alone_and_kept_to_it() {
-    let api = Api::open_with(|config| config.console.behind_proxy = true);
+    let api = Api::open_with(|config| {
+        config.console.behind_proxy = true;
+        config.console.url = Some("https://approve.example".to_owned());
+    });
     api.enrol("ann", &["finance"], &[], None);
     let mut browser = Browser::new(&api);
     browser.scheme = "https";

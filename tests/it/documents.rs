@@ -233,11 +233,17 @@ fn known_keys() -> BTreeSet<String> {
             keys.extend(webhook.iter().map(|key| format!("notify.webhook.{key}")));
             keys.insert("notify.command".to_owned());
         } else {
+            if ["server", "console"].contains(&section.as_str()) {
+                let tls = known(&format!("[{section}.tls]\ncert = \"c\"\nkey = \"k\"\n{odd} = 1"));
+                keys.extend(tls.iter().map(|key| format!("{section}.tls.{key}")));
+            }
             keys.extend(known(&format!("[{section}]\n{odd} = 1")).iter().map(|key| format!("{section}.{key}")));
         }
     }
     // read only to say that it is not available
     keys.remove("store.url");
+    // tables, of which each key has its row
+    keys.retain(|key| !key.ends_with(".tls"));
     keys
 }
 

@@ -34,4 +34,5 @@ mod second_door;
 mod secrets;
 mod stdio;
 mod tidy;
+mod tls;
 mod wire;

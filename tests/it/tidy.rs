@@ -9,7 +9,7 @@ use std::{
 /// The road and what it rests on.
 const BELOW_THE_DOORS: &[&str] = &[
     "json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "identity", "approver", "upstream",
-    "notify", "pipeline", "observe", "config",
+    "notify", "pipeline", "observe", "config", "listen",
 ];
 
 /// What a house is put together from.
@@ -29,9 +29,11 @@ const EVERYTHING_BELOW: &[&str] = &[
     "observe",
     "config",
     "notify",
+    "reach",
     "mcp",
     "http",
     "server",
+    "listen",
     "secret_file",
 ];
 
@@ -50,11 +52,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("observe", &["json", "clock"]),
     // what is wrong in a file is told the same way for configuration and grants
     ("config", &["json", "clock", "contract", "grant"]),
+    ("listen", &["config", "grant", "secret_file"]),
     ("identity", &["json", "clock", "call", "hold", "ledger", "secret_file"]),
     ("approver", &["json", "clock", "call", "hold", "ledger", "secret_file"]),
     ("upstream", &["json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "config", "observe"]),
     ("pipeline", BELOW_THE_DOORS),
-    ("notify", &["json", "clock", "display", "call", "secret_file", "upstream", "config"]),
+    ("reach", &[]),
+    ("notify", &["json", "clock", "display", "call", "secret_file", "upstream", "config", "reach"]),
     ("mcp", BELOW_THE_DOORS),
     ("http", BELOW_THE_DOORS),
     ("server", EVERYTHING_BELOW),
@@ -70,7 +74,7 @@ const NO_IO: &[(&str, &[&str])] = &[
 ];
 
 /// Packages in the lock file. Raise it in a commit of its own that says what the new ones are for.
-const LOCKED_PACKAGES: usize = 439;
+const LOCKED_PACKAGES: usize = 453;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -76,9 +76,7 @@ impl FromRequest<Arc<Doors>> for Knock {
 /// [`Problem::OriginNotAllowed`], also where nothing is said.
 pub(in crate::http) fn is_own(doors: &Doors, headers: &HeaderMap) -> Result<(), Problem> {
     let host = only(headers, header::HOST).unwrap_or_default();
-    let scheme = if doors.secure { "https" } else { "http" };
-    let origin = only(headers, header::ORIGIN).unwrap_or_default();
-    let own = origin.eq_ignore_ascii_case(&format!("{scheme}://{host}"));
+    let own = only(headers, header::ORIGIN).is_some_and(|origin| doors.place.is_own(origin, host));
     let site = headers.get_all("sec-fetch-site").iter().all(|site| site.as_bytes() == b"same-origin");
     if own && site { Ok(()) } else { Err(Problem::OriginNotAllowed) }
 }

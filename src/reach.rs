@@ -1,4 +1,5 @@
-//! Which addresses a webhook may be sent to.
+//! Which addresses this server may connect to by itself, for webhooks and identity providers: names are resolved and
+//! checked in one step, so that nobody who answers for a name leads a request inside.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -28,22 +29,22 @@ impl Resolver for System {
     }
 }
 
-/// What a webhook may connect to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rule {
+/// What may be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
     /// Addresses of private networks and of this machine are meant.
-    pub(super) private: bool,
+    pub(crate) private: bool,
     /// This machine only: what is sent is not encrypted.
-    pub(super) loopback_only: bool,
+    pub(crate) loopback_only: bool,
 }
 
 impl Rule {
     /// # Errors
     /// Why it may not, for an operator.
-    pub(super) fn check(self, address: IpAddr) -> Result<(), String> {
+    pub(crate) fn check(self, address: IpAddr) -> Result<(), String> {
         let no = |why: &str| Err(format!("`{address}` {why}"));
         match reach(address) {
-            Reach::Never => no("is no address of a receiver (link-local, multicast, metadata or reserved)"),
+            Reach::Never => no("is no address to connect to (link-local, multicast, metadata or reserved)"),
             Reach::Public | Reach::Private if self.loopback_only => {
                 no("is not of this machine, and what would be sent is not encrypted")
             }
@@ -55,11 +56,28 @@ impl Rule {
     }
 }
 
+/// The client that connects to nothing else: no proxy, which would resolve the host once more, no redirects, and no
+/// connection that is kept beyond what was checked. A URL whose host is an address has to be checked besides, with
+/// [`literal`].
+pub(crate) fn client(rule: Rule, resolver: Arc<dyn Resolver>) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .pool_max_idle_per_host(0)
+        .dns_resolver(Arc::new(Checked { resolver, rule }))
+}
+
+/// The address that a URL names instead of a host.
+pub(crate) fn literal(url: &reqwest::Url) -> Option<IpAddr> {
+    url.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
 /// Resolves and checks, in one step: what is connected to is what was checked, and a host that has even one address
 /// which it may not have is refused.
-pub(super) struct Checked {
-    pub(super) resolver: Arc<dyn Resolver>,
-    pub(super) rule: Rule,
+pub(crate) struct Checked {
+    pub(crate) resolver: Arc<dyn Resolver>,
+    pub(crate) rule: Rule,
 }
 
 impl Resolve for Checked {

@@ -1,0 +1,138 @@
+//! Where the console is reached, and which requests are meant for it.
+
+use std::net::SocketAddr;
+
+use axum::http::{HeaderMap, HeaderValue, header};
+
+use super::problem::Problem;
+use crate::config::Console;
+
+/// The names and origins of one listener.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Values of `Host` that mean it: a page of another name that resolves to it (DNS rebinding) is kept out.
+    hosts: Vec<String>,
+    /// The origin that people reach it by, without a slash at its end.
+    origin: String,
+    /// What the origins of its pages begin with.
+    scheme: &'static str,
+}
+
+impl Place {
+    pub(super) fn new(bound: SocketAddr, console: &Console) -> Self {
+        let port = bound.port();
+        let secure = console.secure();
+        let scheme = if secure { "https://" } else { "http://" };
+        let mut hosts = vec![bound.to_string()];
+        hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(|name| format!("{name}:{port}")));
+        hosts.extend(console.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()));
+        let origin = console.origin(bound);
+        if let Some(host) = console.url.as_deref().and_then(|url| url.strip_prefix(scheme)) {
+            hosts.push(host.to_owned());
+            // some clients name the port that the scheme implies
+            if !host.trim_start_matches('[').contains(':') {
+                hosts.push(format!("{host}:{}", if secure { 443 } else { 80 }));
+            }
+        }
+        Self { hosts, origin, scheme }
+    }
+
+    /// Whether browsers may remember that its host is never to be asked without TLS. They remember it for every port, so
+    /// that it is said only where the console has the host to itself.
+    pub(super) fn only_tls(&self) -> bool {
+        let host = self.origin.strip_prefix("https://").unwrap_or(":");
+        !host.contains(':') && host != "localhost"
+    }
+
+    /// Why a request is not let in: it does not come from where it should.
+    pub(super) fn refuses(&self, headers: &HeaderMap) -> Option<Problem> {
+        let mut named = headers.get_all(header::HOST).iter();
+        let host = named.next().and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        if named.next().is_some() || !self.hosts.contains(&host) {
+            return Some(Problem::HostNotAllowed);
+        }
+        let own = |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| self.is_own(origin, &host));
+        let all_own = headers.get_all(header::ORIGIN).iter().all(own);
+        (!all_own).then_some(Problem::OriginNotAllowed)
+    }
+
+    /// Whether an origin is that of our pages, in a request to `host`.
+    pub(super) fn is_own(&self, origin: &str, host: &str) -> bool {
+        let origin = origin.to_ascii_lowercase();
+        let host = host.to_ascii_lowercase();
+        origin == self.origin || origin.strip_prefix(self.scheme) == Some(&host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(console: &Console) -> Place {
+        Place::new(SocketAddr::from(([127, 0, 0, 1], 7401)), console)
+    }
+
+    fn console() -> Console {
+        Console {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
+            url: None,
+            tls: None,
+            allowed_hosts: vec!["Console.Example".to_owned()],
+            behind_proxy: false,
+            trusted_proxies: Vec::new(),
+        }
+    }
+
+    fn lets_in(place: &Place, pairs: &[(&str, &str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        place.refuses(&headers).is_none()
+    }
+
+    #[test]
+    fn only_requests_for_this_listener_from_its_own_pages_are_let_in() {
+        let place = place(&console());
+        let table: &[(&[(&str, &str)], bool)] = &[
+            (&[("host", "127.0.0.1:7401")], true),
+            (&[("host", "LOCALHOST:7401")], true),
+            (&[("host", "[::1]:7401")], true),
+            (&[("host", "console.example")], true),
+            (&[("host", "127.0.0.1:7401"), ("origin", "http://127.0.0.1:7401")], true),
+            (&[], false),
+            (&[("host", "127.0.0.1")], false),
+            (&[("host", "127.0.0.1:7400")], false),
+            (&[("host", "attacker.test:7401")], false),
+            (&[("host", "127.0.0.1.nip.io:7401")], false),
+            (&[("host", "127.0.0.1:7401"), ("host", "127.0.0.1:7401")], false),
+            (&[("host", "127.0.0.1:7401"), ("origin", "http://attacker.test")], false),
+            (&[("host", "127.0.0.1:7401"), ("origin", "https://127.0.0.1:7401")], false),
+            (&[("host", "127.0.0.1:7401"), ("origin", "null")], false),
+        ];
+        for (pairs, fine) in table {
+            assert_eq!(lets_in(&place, pairs), *fine, "{pairs:?}");
+        }
+        assert!(!place.only_tls());
+    }
+
+    #[test]
+    fn by_its_url_it_is_reached_and_only_by_tls() {
+        let url = Some("https://approve.example".to_owned());
+        let place = place(&Console { url, behind_proxy: true, ..console() });
+        let own = ("origin", "https://approve.example");
+        let table: &[(&[(&str, &str)], bool)] = &[
+            (&[("host", "approve.example"), own], true),
+            (&[("host", "approve.example:443"), own], true),
+            // a proxy that puts its own `Host`
+            (&[("host", "127.0.0.1:7401"), own], true),
+            (&[("host", "approve.example:80")], false),
+            (&[("host", "approve.example"), ("origin", "http://approve.example")], false),
+            (&[("host", "approve.example"), ("origin", "https://approve.example.evil.test")], false),
+        ];
+        for (pairs, fine) in table {
+            assert_eq!(lets_in(&place, pairs), *fine, "{pairs:?}");
+        }
+        assert!(place.only_tls());
+    }
+}

@@ -1,0 +1,167 @@
+//! Where connections come in: who may connect, and TLS.
+//!
+//! Accepting is quick. What takes a peer's time, its handshake, is done by whoever serves the connection: it has a
+//! deadline, and only so many are under way at once.
+
+mod certificate;
+
+pub use certificate::Certificate;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::either::Either;
+
+use crate::config::Network;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes under way at once on one listener; further connections wait to be accepted.
+const HANDSHAKES: usize = 256;
+/// How often it is logged that others than the trusted proxies tried to connect.
+const TOLD: Duration = Duration::from_secs(60);
+
+/// What is told to who speaks HTTP where TLS is spoken.
+const PLAIN: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 40\r\nconnection: close\r\n\r\n\
+TLS is spoken here: use https, not http\n";
+
+/// A connection, with TLS or without.
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// A listening socket, and who may come in by it.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    /// Empty: anybody may connect.
+    trusted: Vec<Network>,
+    tls: Option<Tls>,
+    turned_away: Mutex<TurnedAway>,
+}
+
+#[derive(Debug)]
+struct Tls {
+    certificate: Arc<Certificate>,
+    handshakes: Arc<Semaphore>,
+    patience: Duration,
+}
+
+/// Others than the trusted proxies.
+#[derive(Debug, Default)]
+struct TurnedAway {
+    told: Option<Instant>,
+    since: u64,
+}
+
+impl From<TcpListener> for Listener {
+    /// Without TLS, and open to whoever reaches it.
+    fn from(tcp: TcpListener) -> Self {
+        Self::new(tcp, None, Vec::new())
+    }
+}
+
+impl Listener {
+    /// `trusted` may connect, or anybody if there is none; TLS is spoken where there is a certificate.
+    pub fn new(tcp: TcpListener, certificate: Option<Arc<Certificate>>, trusted: Vec<Network>) -> Self {
+        let tls = certificate.map(|certificate| Tls {
+            certificate,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            patience: HANDSHAKE,
+        });
+        Self { tcp, trusted, tls, turned_away: Mutex::default() }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// What its URLs begin with.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// The next connection that may be made. Can be dropped at any moment, and nothing is lost.
+    pub(crate) async fn accept(&self) -> io::Result<Arrival> {
+        let place = match &self.tls {
+            Some(tls) => Some(Arc::clone(&tls.handshakes).acquire_owned().await.map_err(io::Error::other)?),
+            None => None,
+        };
+        loop {
+            let (tcp, peer) = self.tcp.accept().await?;
+            if self.lets_in(peer.ip()) {
+                let _only_slower_without = tcp.set_nodelay(true);
+                let tls = self
+                    .tls
+                    .as_ref()
+                    .zip(place)
+                    .map(|(tls, place)| (TlsAcceptor::from(tls.certificate.current()), place, tls.patience));
+                return Ok(Arrival { tcp, tls });
+            }
+        }
+    }
+
+    fn lets_in(&self, peer: IpAddr) -> bool {
+        if self.trusted.is_empty() || self.trusted.iter().any(|network| network.contains(peer)) {
+            return true;
+        }
+        let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        turned_away.since = turned_away.since.saturating_add(1);
+        if turned_away.told.is_none_or(|told| told.elapsed() > TOLD) {
+            let connections = turned_away.since;
+            *turned_away = TurnedAway { told: Some(Instant::now()), since: 0 };
+            tracing::warn!(%peer, connections, "somebody else than `trusted_proxies` tried to connect, and was not let in");
+        }
+        false
+    }
+}
+
+/// A connection that was accepted; with TLS, its handshake is still to come.
+pub(crate) struct Arrival {
+    tcp: TcpStream,
+    tls: Option<(TlsAcceptor, OwnedSemaphorePermit, Duration)>,
+}
+
+impl Arrival {
+    /// Makes it one that can be spoken on.
+    ///
+    /// # Errors
+    /// When the handshake fails or takes too long.
+    pub(crate) async fn open(self) -> io::Result<Stream> {
+        let Some((acceptor, place, patience)) = self.tls else { return Ok(Either::Left(self.tcp)) };
+        let opened = timeout(patience, shake(acceptor, self.tcp)).await;
+        drop(place);
+        opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+async fn shake(acceptor: TlsAcceptor, mut tcp: TcpStream) -> io::Result<Stream> {
+    let mut first = [0];
+    // a record of TLS begins with 22, and a method of HTTP with a letter
+    if tcp.peek(&mut first).await? == 1 && first.first().is_some_and(u8::is_ascii_uppercase) {
+        tcp.write_all(PLAIN).await?;
+        tcp.shutdown().await?;
+        // closing while something is unread would take the answer back
+        let mut rest = tcp.take(16 << 10);
+        let _read_away = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "this is HTTP without TLS"));
+    }
+    Ok(Either::Right(Box::new(acceptor.accept(tcp).await?)))
+}
+
+#[cfg(test)]
+mod tests;

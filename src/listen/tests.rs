@@ -1,0 +1,72 @@
+//! Peers that dawdle, and peers that are not let in.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::TlsFiles;
+
+fn certificate(folder: &std::path::Path) -> Arc<Certificate> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let files = TlsFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    Arc::new(Certificate::open(files).unwrap())
+}
+
+async fn listener(folder: &std::path::Path, handshakes: usize, patience: Duration) -> (Arc<Listener>, SocketAddr) {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut listener = Listener::new(tcp, Some(certificate(folder)), Vec::new());
+    let tls = listener.tls.as_mut().unwrap();
+    (tls.handshakes, tls.patience) = (Arc::new(Semaphore::new(handshakes)), patience);
+    let at = listener.local_addr().unwrap();
+    (Arc::new(listener), at)
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, at) = listener(folder.path(), 8, Duration::from_millis(50)).await;
+    for begun in [&b""[..], &[22], &[22, 3, 1, 2, 0, 1], b"GET / HTTP/1.1\r\n"] {
+        let mut client = TcpStream::connect(at).await.unwrap();
+        client.write_all(begun).await.unwrap();
+        let opened = timeout(Duration::from_secs(20), listener.accept().await.unwrap().open()).await.unwrap();
+        assert!(opened.is_err(), "{begun:?}");
+        drop(client);
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_handshakes_are_under_way_and_the_next_waits_for_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, at) = listener(folder.path(), 2, Duration::from_millis(300)).await;
+    let _clients = [TcpStream::connect(at).await.unwrap(), TcpStream::connect(at).await.unwrap()];
+    let mut third = TcpStream::connect(at).await.unwrap();
+    third.write_all(b"G").await.unwrap();
+    let began = Instant::now();
+    let (one, two) = (listener.accept().await.unwrap(), listener.accept().await.unwrap());
+    let waiting = tokio::spawn(async move { (one.open().await.is_err(), two.open().await.is_err()) });
+    // the third is accepted once one of them is given up
+    listener.accept().await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(290), "{:?}", began.elapsed());
+    assert_eq!(waiting.await.unwrap(), (true, true));
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_is_not_accepted() {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = tcp.local_addr().unwrap();
+    let listener = Listener::new(tcp, None, vec![Network::read("10.0.0.0/8").unwrap()]);
+    let mut client = TcpStream::connect(at).await.unwrap();
+    let end = async {
+        let mut rest = Vec::new();
+        let _reset_or_end = client.read_to_end(&mut rest).await;
+        rest
+    };
+    tokio::select! {
+        _ = listener.accept() => panic!("it was let in"),
+        rest = end => assert!(rest.is_empty()),
+    }
+}
