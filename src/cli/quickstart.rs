@@ -235,14 +235,15 @@ fn told(program: &Path, dir: &Path, mcp: &str, console: &str, token: &str, code:
     let (program, house) = (quoted(program), quoted(dir));
     let call = format!("{program} -C {house} call --agent {AGENT}");
     let enrol = code.map_or_else(String::new, |code| {
-        format!("It needs your approval: enrol once, as `{APPROVER}`, with a passphrase of your own,\n\n  {program} -C {house} approver enrol {code}\n\n")
+        // what stands behind `#` is sent to no server
+        format!("It needs your approval: enrol once, as `{APPROVER}`, with a passphrase of your own, in a browser\n\n  {console}/enrol#{code}\n\nor at a terminal\n\n  {program} -C {house} approver enrol {code}\n\n")
     });
     format!(
         "\
 Countersign serves a small bank. Everything it runs on is in {dir}.
 
   agents   {mcp}
-  console  {console}  (/healthz, /readyz, /metrics, /tlog/checkpoint)
+  console  {console}  (besides its pages: /healthz, /readyz, /metrics, /tlog/checkpoint)
   token    {token}
 
 Give it to an agent:
@@ -267,6 +268,7 @@ A transfer of more than 100 waits for a person:
 
 {enrol}then look at what waits, and countersign it: it goes through once.
 
+  {console}/waiting
   {program} -C {house} hold list
   {program} -C {house} hold approve HOLD
 

@@ -155,6 +155,20 @@ pub struct Record {
     pub(super) entries: Vec<u64>,
 }
 
+impl Record {
+    /// The index of the newest entry about it: with another one, it is not what it was.
+    pub fn newest(&self) -> u64 {
+        self.entries.iter().copied().max().unwrap_or(self.hold.seq)
+    }
+
+    /// The indices of the entries about it that come after that one, the oldest first.
+    pub fn after(&self, seq: u64) -> Vec<u64> {
+        let mut after: Vec<u64> = self.entries.iter().copied().filter(|entry| *entry > seq).collect();
+        after.sort_unstable();
+        after
+    }
+}
+
 /// Something that happens to a hold or to the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {

@@ -23,6 +23,8 @@ pub(super) enum Problem {
     OriginNotAllowed,
     /// A form came back without what the page that it was on gave it.
     FormRefused,
+    /// The hold changed since the page was made on which it was decided.
+    HoldChanged,
     /// Nothing is at that path.
     NotFound,
     /// The path has not that method.
@@ -72,6 +74,7 @@ impl Problem {
             Self::HostNotAllowed => "host_not_allowed",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::FormRefused => "form_refused",
+            Self::HoldChanged => "hold_changed",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "http_method_not_allowed",
             Self::MediaType => "unsupported_media_type",
@@ -105,6 +108,7 @@ impl Problem {
             | Self::LoginRefused
             | Self::PassphraseWrong
             | Self::CodeUnknown => StatusCode::FORBIDDEN,
+            Self::HoldChanged => StatusCode::CONFLICT,
             Self::NotFound | Self::EntryUnknown => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -138,6 +142,7 @@ impl Problem {
             Self::FormRefused => {
                 "this form is not of your session, or too old: open its page again, and fill it in anew"
             }
+            Self::HoldChanged => "the hold changed since its page was opened: look at what changed, then decide",
             Self::NotFound => "nothing is here",
             Self::MethodNotAllowed => "this path does not take this method; `allow` names those it takes",
             Self::MediaType => "send the body as `content-type: application/json`",

@@ -1,10 +1,17 @@
 //! The console's pages as a browser without scripts meets them: signing in, what guards the forms, what is shown.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use serde_json::{Value, json};
 
 use crate::{
-    api::{Api, passphrase_of, text},
-    wire::{Answer, Request},
+    api::{Api, SOON, passphrase_of, text},
+    house::until,
+    wire::{Answer, Request, connect},
 };
 
 /// Keeps cookies and sends what a browser sends; follows nothing, runs no script.
@@ -152,6 +159,46 @@ fn problem(page: &Answer) -> (u16, String) {
 
 fn refusal(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
+}
+
+/// What stands between two texts, the first time that they do.
+fn between<'h>(html: &'h str, start: &str, end: &str) -> &'h str {
+    let from = html.find(start).unwrap_or_else(|| panic!("`{start}` is not in {html}")) + start.len();
+    &html[from..from + html[from..].find(end).unwrap()]
+}
+
+/// The page's event stream.
+struct Stream {
+    stream: TcpStream,
+    seen: String,
+}
+
+impl Stream {
+    fn open(browser: &Browser<'_>, path: &str) -> Self {
+        let request = browser.request(&format!("GET {path}")).with("Accept", "text/event-stream");
+        let mut stream = connect(browser.api.at);
+        stream.write_all(&request.bytes(browser.api.at, None)).unwrap();
+        let mut stream = Self { stream, seen: String::new() };
+        stream.next("ready");
+        stream
+    }
+
+    fn next(&mut self, kind: &str) -> Value {
+        let start = format!("event: {kind}\ndata: ");
+        loop {
+            if let Some(at) = self.seen.find(&start)
+                && let Some(end) = self.seen[at..].find("\n\n")
+            {
+                let data = self.seen[at + start.len()..at + end].to_owned();
+                self.seen.drain(..at + end);
+                return serde_json::from_str(&data).unwrap();
+            }
+            let mut chunk = [0; 4_096];
+            let read = self.stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "the stream ended before `{kind}`: {}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
+        }
+    }
 }
 
 #[test]
@@ -463,7 +510,7 @@ fn pages_of_others_may_only_link_here() {
     api.enrol("ann", &["finance"], &[], None);
     let mut ann = Browser::new(&api);
     ann.sign_in("ann");
-    for path in ["/waiting", "/assets/console.css"] {
+    for path in ["/waiting", "/waiting/rows", "/assets/console.css"] {
         for (site, mode, dest, status) in [
             ("cross-site", "navigate", "document", 200),
             ("same-origin", "cors", "empty", 200),
@@ -487,6 +534,14 @@ fn pages_of_others_may_only_link_here() {
         let rebound = ann.request(&format!("GET {path}")).with("Host", "attacker.test");
         assert_eq!(ann.send(&rebound).status, 403);
     }
+    for (name, value) in
+        [("Origin", "http://attacker.test"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")]
+    {
+        let stream = ann.request("GET /events").with("Accept", "text/event-stream").with(name, value);
+        assert_eq!(ann.send(&stream).status, 403, "{name}: {value}");
+    }
+    let unknown = Browser::new(&api).look("/events");
+    assert_eq!((unknown.status, &unknown.messages[0]["code"]), (401, &json!("session_missing")));
     api.close();
 }
 
@@ -527,5 +582,356 @@ fn every_page_says_what_it_may_do() {
     assert_eq!((again.status, again.body.len()), (304, 0));
     assert_eq!(ann.look("/assets/nothing.css").status, 404);
     assert_eq!(ann.look("/assets/..%2fmod.rs").status, 404);
+    api.close();
+}
+
+#[test]
+fn a_hold_is_read_and_countersigned_without_scripts_and_runs_once() {
+    let api = Api::open();
+    let person = api.enrol("ann", &["finance"], &[], None);
+    let agent = api.agent("billing-bot", Some("carol"));
+    let mut ann = Browser::new(&api);
+    ann.sign_in("ann");
+    assert!(!html(&ann.look("/waiting")).contains("data-empty hidden"), "nothing waits yet");
+    let arguments = "{\"n\":250,\"text\":\"pay \\u202e100\"}";
+    let hold = api.hold(&agent, "up__echo", arguments, &person);
+    let (id, digest) = (text(&hold["id"]).to_owned(), text(&hold["digest"]).to_owned());
+    let queue = html(&ann.look("/waiting"));
+    assert!(queue.contains("<title>(1) Waiting · Countersign</title>"), "{queue}");
+    let row = between(&queue, &format!("data-hold=\"{id}\""), "</li>");
+    for wanted in
+        ["up__echo", "billing-bot for carol", "<b>/n</b> 250", "&lt;U+202E&gt;", "data-flag=\"bidi\"", "10 min"]
+    {
+        assert!(row.contains(wanted), "{wanted}: {row}");
+    }
+    let path = format!("/holds/{id}");
+    assert!(row.contains(&format!("href=\"{path}\"")));
+    let page = ann.look(&path);
+    let shown = html(&page);
+    for wanted in [
+        "data-page=\"hold\"",
+        "data-state=\"pending\"",
+        "data-agent>billing-bot<",
+        "data-user>carol<",
+        "data-argument-path=\"/n\"",
+        "data-argument-path=\"/text\"",
+        "data-flag=\"bidi\"",
+        "<mark>&lt;U+202E&gt;</mark>",
+        "data-canonical dir=\"ltr\">{&quot;n&quot;:250,&quot;text&quot;:&quot;pay <mark>&lt;U+202E&gt;</mark>100&quot;}<",
+        "data-difference=\"none\"",
+        "data-policy=\"echo\"",
+        "money moves",
+        "0 of 1 countersignatures of finance",
+        &digest,
+    ] {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
+    assert!(!shown.contains('\u{202e}'));
+    // the yes comes after everything that it is for, and is no form's default
+    let (no, yes) = (shown.find("data-act=\"deny\"").unwrap(), shown.find("data-act=\"approve\"").unwrap());
+    assert!(shown.find("data-canonical").unwrap() < no && no < yes);
+    let first = between(&shown[yes..], "<button", ">");
+    assert!(first.contains("disabled") && first.contains("hidden"), "{first}");
+    assert!(!shown.contains("autofocus"));
+
+    let wrong = ann.fill_in(&page, "approve", &[("passphrase", "not my passphrase")]);
+    assert_eq!(problem(&wrong), refusal(403, "passphrase_wrong"));
+    assert!(html(&wrong).contains("data-canonical") && !html(&wrong).contains("not my passphrase"));
+    assert_eq!(api.upstream.calls().len(), 0, "nothing reaches the upstream before it is countersigned");
+    let done = ann.fill_in(&page, "approve", &[("passphrase", &passphrase_of("ann"))]);
+    assert_eq!((done.status, done.header("location")), (303, Some(path.as_str())), "{done:?}");
+    let shown = html(&ann.look(&path));
+    assert!(shown.contains("data-state=\"approved\"") && shown.contains("1 of 1 countersignatures"), "{shown}");
+    assert!(shown.contains("ann countersigned it") && !shown.contains("data-act=\"approve\""), "{shown}");
+    let again = Request::call("up__echo", arguments).send(api.agents, Some(&agent));
+    assert!(again.is_success(), "{again:?}");
+    let shown = until("the outcome is there", SOON, || {
+        let shown = html(&ann.look(&path));
+        shown.contains("its run ended: ok").then_some(shown)
+    });
+    assert!(shown.contains("data-state=\"spent\"") && !shown.contains("data-act=\"deny\""), "{shown}");
+    assert_eq!(api.upstream.calls().len(), 1);
+    assert_eq!(api.upstream.calls()[0].arguments(), "{\"n\":250,\"text\":\"pay \u{202e}100\"}");
+    // the form that was filled in is good for nothing more
+    let twice = ann.fill_in(&page, "approve", &[("passphrase", &passphrase_of("ann"))]);
+    assert_eq!(problem(&twice), refusal(409, "hold_changed"));
+    // the next one like it says what is different
+    let next = api.hold(&agent, "up__echo", "{\"n\":900,\"text\":\"pay 100\"}", &person);
+    let shown = html(&ann.look(&format!("/holds/{}", text(&next["id"]))));
+    let table = between(&shown, "data-difference=\"some\"", "</table>");
+    for wanted in ["data-change=\"/n\"", ">250<", ">900<", "data-change=\"/text\""] {
+        assert!(table.contains(wanted), "{wanted}: {table}");
+    }
+    api.close();
+}
+
+#[test]
+fn a_no_takes_a_reason_and_the_agent_is_told_it() {
+    let api = Api::open();
+    let person = api.enrol("ann", &["finance"], &[], None);
+    let agent = api.agent("bot", None);
+    let hold = api.hold(&agent, "up__echo", r#"{"text":"a"}"#, &person);
+    let path = format!("/holds/{}", text(&hold["id"]));
+    let mut ann = Browser::new(&api);
+    ann.sign_in("ann");
+    let page = ann.look(&path);
+    for reason in ["", "   ", "a\nb", "a\u{1b}[2J", &"x".repeat(501)] {
+        let refused = ann.fill_in(&page, "deny", &[("reason", reason)]);
+        assert_eq!(problem(&refused), refusal(400, "invalid_request"), "{reason:?}");
+    }
+    let done = ann.fill_in(&page, "deny", &[("reason", " not before <b>the invoice</b> is in\u{202e} ")]);
+    assert_eq!((done.status, done.header("location")), (303, Some(path.as_str())), "{done:?}");
+    let shown = html(&ann.look(&path));
+    assert!(
+        shown.contains("data-state=\"denied\"") && !shown.contains("<form method=\"post\" action=\"/holds"),
+        "{shown}"
+    );
+    assert!(shown.contains("by ann: not before &lt;b&gt;the invoice&lt;/b&gt; is in&lt;U+202E&gt;"), "{shown}");
+    let answer = Request::call("up__echo", r#"{"text":"a"}"#).send(api.agents, Some(&agent));
+    assert_eq!(answer.reason().as_deref(), Some("denied_sticky"), "{answer:?}");
+    assert!(answer.last.contains("not before"), "{answer:?}");
+    assert_eq!(api.upstream.calls().len(), 0);
+    api.close();
+}
+
+#[test]
+fn a_stale_page_decides_nothing_and_shows_what_changed() {
+    let api = Api::open();
+    let person = api.enrol("ann", &["finance"], &[], None);
+    api.enrol("bob", &["finance"], &[], Some("ann"));
+    let agent = api.agent("bot", None);
+    let (mut ann, mut bob) = (Browser::new(&api), Browser::new(&api));
+    ann.sign_in("ann");
+    bob.sign_in("bob");
+    let passphrases = (passphrase_of("ann"), passphrase_of("bob"));
+
+    // somebody else countersigned it meanwhile
+    let hold = api.hold(&agent, "up__short", r#"{"text":"a"}"#, &person);
+    let path = format!("/holds/{}", text(&hold["id"]));
+    let stale = ann.look(&path);
+    assert_eq!(bob.fill(&path, "approve", &[("passphrase", &passphrases.1)]).status, 303);
+    for (act, fields) in [("approve", ("passphrase", passphrases.0.as_str())), ("deny", ("reason", "no"))] {
+        let refused = ann.fill_in(&stale, act, &[fields]);
+        assert_eq!(problem(&refused), refusal(409, "hold_changed"), "{act}");
+        let since = between(&html(&refused), "data-since", "</section>").to_owned();
+        assert!(since.contains("bob countersigned it") && since.matches("<li").count() == 1, "{since}");
+        assert!(html(&refused).contains("data-state=\"pending\""));
+    }
+    // what the page shows now is decided on by its own form
+    let refused = ann.fill_in(&stale, "approve", &[("passphrase", &passphrases.0)]);
+    let done = ann.fill_in(&refused, "approve", &[("passphrase", &passphrases.0)]);
+    assert_eq!(done.status, 303, "{done:?}");
+    assert!(html(&ann.look(&path)).contains("data-state=\"approved\""));
+
+    // somebody else said no
+    let hold = api.hold(&agent, "up__echo", r#"{"text":"b"}"#, &person);
+    let path = format!("/holds/{}", text(&hold["id"]));
+    let stale = ann.look(&path);
+    assert_eq!(bob.fill(&path, "deny", &[("reason", "never on fridays")]).status, 303);
+    let refused = ann.fill_in(&stale, "approve", &[("passphrase", &passphrases.0)]);
+    assert_eq!(problem(&refused), refusal(409, "hold_changed"));
+    assert!(between(&html(&refused), "data-since", "</section>").contains("bob denied it: never on fridays"));
+    assert!(!html(&refused).contains("data-act=\"approve\""));
+
+    // the grants changed, and the identical call waits under the new ones
+    let hold = api.hold(&agent, "up__echo", r#"{"text":"c"}"#, &person);
+    let path = format!("/holds/{}", text(&hold["id"]));
+    let stale = ann.look(&path);
+    let grants = "@id(\"echo-two\") @hold(\"finance\") @approvals(\"2\") @expires(\"10m\")\n\
+                  permit (principal, action == Action::\"up__echo\", resource);\n";
+    api.folder.grant(grants);
+    api.runtime.block_on(api.house.reload()).unwrap();
+    let next = api.hold(&agent, "up__echo", r#"{"text":"c"}"#, &person);
+    let refused = ann.fill_in(&stale, "approve", &[("passphrase", &passphrases.0)]);
+    assert_eq!(problem(&refused), refusal(409, "hold_changed"));
+    let shown = html(&refused);
+    assert!(between(&shown, "data-since", "</section>").contains("void_policy_changed"), "{shown}");
+    let successor = between(&shown, "data-successor=", "</section>");
+    for wanted in [text(&next["id"]), "1 of finance → 2 of finance", "echo → echo-two"] {
+        assert!(successor.contains(wanted), "{wanted}: {successor}");
+    }
+
+    // its time ran out
+    let path = format!("/holds/{}", text(&next["id"]));
+    let stale = ann.look(&path);
+    let (action, fields) = form(&html(&stale), "approve");
+    api.pass(601);
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let refused = ann.post(&action, &[&fields[..], &[("passphrase", passphrases.0.as_str())]].concat());
+    assert_eq!(problem(&refused), refusal(409, "hold_changed"));
+    assert!(between(&html(&refused), "data-since", "</section>").contains("its time ran out"));
+    assert_eq!(api.upstream.calls().len(), 0);
+    api.close();
+}
+
+#[test]
+fn a_yes_is_for_what_was_on_the_screen_and_by_who_may() {
+    let api = Api::open();
+    let person = api.enrol("ann", &["finance"], &[], None);
+    api.enrol("eve", &["storage"], &[], Some("ann"));
+    let agent = api.agent("bot", None);
+    let one = api.hold(&agent, "up__echo", r#"{"text":"cheap"}"#, &person);
+    let other = api.hold(&agent, "up__echo", r#"{"text":"dear"}"#, &person);
+    let (mut ann, mut eve) = (Browser::new(&api), Browser::new(&api));
+    ann.sign_in("ann");
+    eve.sign_in("eve");
+    let passphrase = passphrase_of("ann");
+    let page = ann.look(&format!("/holds/{}", text(&one["id"])));
+    let (action, fields) = form(&html(&page), "approve");
+    let field = |name: &str| fields.iter().find(|(have, _)| have == name).unwrap().1.clone();
+    let (token, digest, as_of) = (field("csrf"), field("digest"), field("as_of"));
+    assert_eq!(digest, text(&one["digest"]));
+    let there = action.replace(text(&one["id"]), text(&other["id"]));
+    let of_other = text(&other["seq"].to_string().into()).to_owned();
+    let nobody = "/holds/hold_00000000000000000000000000/approve";
+    let send = |ann: &mut Browser<'_>, path: &str, digest: &str, as_of: &str| {
+        let fields = [("csrf", token.as_str()), ("digest", digest), ("as_of", as_of), ("passphrase", &passphrase)];
+        problem(&ann.post(path, &fields))
+    };
+    // a form for one hold decides on no other, whatever of it is changed
+    assert_eq!(send(&mut ann, &there, &digest, &as_of), refusal(409, "hold_changed"));
+    assert_eq!(send(&mut ann, &there, &digest, &of_other), refusal(409, "digest_mismatch"));
+    assert_eq!(send(&mut ann, &action, text(&other["digest"]), &as_of), refusal(409, "digest_mismatch"));
+    assert_eq!(send(&mut ann, &action, "sha256:00", &as_of), refusal(400, "invalid_request"));
+    assert_eq!(send(&mut ann, &action, &digest, "x"), refusal(400, "invalid_request"));
+    assert_eq!(send(&mut ann, nobody, &digest, &as_of), refusal(404, "hold_unknown"));
+    assert_eq!(ann.look(&action).status, 405, "a link decides nothing");
+    // who has not the role is told so, and the ledger says so too
+    let page = eve.look(&format!("/holds/{}", text(&one["id"])));
+    assert!(!html(&page).contains("data-act=\"approve\"") && !html(&page).contains("data-act=\"deny\""));
+    assert!(html(&page).contains("none of your roles can countersign this"), "{}", html(&page));
+    let token = eve.token();
+    let fields = [("csrf", token.as_str()), ("digest", &digest), ("as_of", &as_of)];
+    let yes = eve.post(&action, &[&fields[..], &[("passphrase", passphrase_of("eve").as_str())]].concat());
+    assert_eq!(problem(&yes), refusal(403, "wrong_role"));
+    let no = eve.post(&action.replace("approve", "deny"), &[&fields[..], &[("reason", "no")]].concat());
+    assert_eq!(problem(&no), refusal(403, "wrong_role"));
+    for hold in [&one, &other] {
+        assert_eq!(api.look(&format!("/holds/{}", text(&hold["id"])), &person)["state"], "pending");
+    }
+    assert_eq!(api.upstream.calls().len(), 0);
+    api.close();
+}
+
+#[test]
+fn hostile_arguments_arrive_as_text_in_their_boxes() {
+    let api = Api::open();
+    let person = api.enrol("ann", &["finance"], &[], None);
+    let agent = api.agent("bot", None);
+    let mut ann = Browser::new(&api);
+    ann.sign_in("ann");
+    let hostile = [
+        ("<script>alert(1)</script>", None),
+        ("<img src=x onerror=alert(1)>", None),
+        ("\"></span></li></ol><form data-act=\"approve\"><button>Countersign</button>", None),
+        ("</pre></details><h2>Decide</h2>", None),
+        ("javascript:alert(document.cookie)", None),
+        ("[click](http://attacker.test) **bold** # head", None),
+        ("\u{1b}[2J\u{1b}[31mred", Some("control")),
+        ("a\r\n/amount  1\n/to  \"bob\"", Some("control")),
+        ("pay \u{202e}001\u{202c} now", Some("bidi")),
+        ("a\u{200b}b\u{2060}c\u{e0041}\u{fe0f}", Some("invisible")),
+        ("p\u{430}yee", Some("mixed_script")),
+        ("\u{430}\u{440}\u{440}\u{4cf}\u{435}", Some("confusable")),
+        ("&lt;script&gt; &amp;#60; &#x202e;", None),
+        ("<U+202E> written by hand", None),
+        ("{{7*7}} ${7*7} <%= 7 %>", None),
+        ("ok                                                                                          ok", None),
+    ];
+    let clean = html(&ann.look("/waiting"));
+    let (scripts, links) = (clean.matches("<script").count(), clean.matches("<form").count());
+    for (text_of, flag) in hostile {
+        let arguments = json!({"text": text_of, "n": 1}).to_string();
+        let hold = api.hold(&agent, "up__echo", &arguments, &person);
+        let queue = html(&ann.look("/waiting"));
+        let page = html(&ann.look(&format!("/holds/{}", text(&hold["id"]))));
+        assert_eq!(queue.matches("<script").count(), scripts, "{text_of:?}");
+        assert_eq!(page.matches("<script").count(), 1, "{text_of:?}");
+        assert_eq!((page.matches("<form").count(), queue.matches("<form").count()), (links + 2, links), "{text_of:?}");
+        for shown in [&queue, &page] {
+            assert!(!shown.contains("<img") && !shown.contains("javascript:\"") && !shown.contains("attacker.test\""));
+            let hidden = |letter: char| {
+                letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{200b}' | '\u{2060}' | '\u{e0041}')
+            };
+            let found: Vec<char> = shown.chars().filter(|letter| hidden(*letter)).collect();
+            assert!(found.is_empty(), "{text_of:?}: {found:?}");
+        }
+        let rows = page.matches("<li class=\"argument\"").count();
+        assert_eq!(rows, 2, "{text_of:?}: one row a value");
+        if let Some(flag) = flag {
+            let row = between(&page, "data-argument-path=\"/text\"", "</li>");
+            assert!(row.contains(&format!("data-flag=\"{flag}\"")), "{text_of:?}: {row}");
+        }
+        if text_of.starts_with("<U+") {
+            let row = between(&page, "data-argument-path=\"/text\"", "</li>");
+            assert!(row.contains("<mark>&lt;U+003C&gt;</mark>U+202E&gt; written by hand"), "{row}");
+        }
+        assert_eq!(api.deny(&hold, &person).status, 200);
+    }
+    api.close();
+}
+
+#[test]
+fn long_arguments_are_opened_and_read_before_a_yes() {
+    let api = Api::open();
+    let person = api.enrol("ann", &["finance"], &[], None);
+    let agent = api.agent("bot", None);
+    let mut ann = Browser::new(&api);
+    ann.sign_in("ann");
+    let long = format!("{}the end", "x".repeat(200_000));
+    let hold = api.hold(&agent, "up__echo", &json!({"text": long}).to_string(), &person);
+    let queue = html(&ann.look("/waiting"));
+    assert!(queue.contains("195 KiB of arguments: open it to read them"), "{queue}");
+    let path = format!("/holds/{}", text(&hold["id"]));
+    let page = ann.look(&path);
+    let shown = html(&page);
+    assert_eq!(between(&shown, "data-cut=\"", "\""), (long.len() + 2 - 4_096).to_string());
+    assert!(between(&shown, "data-canonical", "</pre>").contains("the end&quot;}"), "the text is whole");
+    assert!(shown.find("the end").unwrap() < shown.find("data-act=\"approve\"").unwrap());
+    let passphrase = passphrase_of("ann");
+    let unread = ann.fill_in(&page, "approve", &[("passphrase", &passphrase)]);
+    assert_eq!(problem(&unread), refusal(400, "invalid_request"));
+    assert!(html(&ann.look(&path)).contains("data-state=\"pending\""));
+    let read = ann.fill_in(&page, "approve", &[("passphrase", &passphrase), ("whole", "read")]);
+    assert_eq!(read.status, 303, "{read:?}");
+    api.close();
+}
+
+#[test]
+fn what_waits_is_told_as_it_happens() {
+    let api = Api::open();
+    let person = api.enrol("ann", &["finance"], &[], None);
+    api.enrol("eve", &["storage"], &[], Some("ann"));
+    let agent = api.agent("bot", None);
+    let (mut ann, mut eve) = (Browser::new(&api), Browser::new(&api));
+    ann.sign_in("ann");
+    eve.sign_in("eve");
+    let (mut stream, mut of_eve) = (Stream::open(&ann, "/events"), Stream::open(&eve, "/events"));
+    let hold = api.hold(&agent, "up__echo", r#"{"text":"<b>","n":5}"#, &person);
+    let told = stream.next("changed");
+    assert_eq!((&told["hold"], &told["kind"], &told["pending"]), (&hold["id"], &json!("call.held"), &json!(1)));
+    let row = &told["row"];
+    assert_eq!((&row["tool"], &row["who"], &row["yours"]), (&json!("up__echo"), &json!("bot"), &json!(true)));
+    assert_eq!(row["arguments"], json!([["/n", "5"], ["/text", "\"<b>\""]]));
+    assert_eq!(of_eve.next("changed")["row"]["yours"], false);
+    // a page asks for the whole again when it missed something, and is given the same
+    let rows = ann.look("/waiting/rows");
+    assert_eq!((rows.status, &rows.messages[0]["rows"]), (200, &json!([row])));
+    // one hold's page hears of that one
+    let id = text(&hold["id"]).to_owned();
+    let mut one = Stream::open(&ann, &format!("/events?hold={id}"));
+    let other = api.hold(&agent, "up__echo", r#"{"text":"later"}"#, &person);
+    assert_eq!(stream.next("changed")["hold"], other["id"]);
+    assert_eq!(api.deny(&hold, &person).status, 200);
+    let told = one.next("changed");
+    assert_eq!((&told["hold"], &told["state"], &told["row"]), (&hold["id"], &json!("denied"), &Value::Null));
+    assert_eq!(stream.next("changed")["pending"], 1);
+    assert_eq!(ann.look("/events?hold=x").status, 400);
+    // what a page asks by itself keeps no session, and the stream ends with it
+    api.pass(600);
+    assert_eq!(ann.look("/waiting/rows").status, 200);
+    api.pass(301);
+    stream.next("ended");
+    assert!(!ann.is_signed_in());
     api.close();
 }

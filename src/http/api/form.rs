@@ -95,16 +95,16 @@ fn unknown(name: &str) -> Problem {
 }
 
 /// The parameters behind the `?`, to be taken out one by one.
-pub(super) struct Parameters(Vec<(String, String)>);
+pub(in crate::http) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    pub(super) fn of(uri: &Uri) -> Result<Self, Problem> {
+    pub(in crate::http) fn of(uri: &Uri) -> Result<Self, Problem> {
         let read = Query::<Vec<(String, String)>>::try_from_uri(uri);
         read.map(|Query(pairs)| Self(pairs)).map_err(|_| Problem::Invalid("the query cannot be read".to_owned()))
     }
 
     /// A parameter, if it is given; twice is an error.
-    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+    pub(in crate::http) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let Some(at) = self.0.iter().position(|(have, _)| have == name) else { return Ok(None) };
         let (_, value) = self.0.swap_remove(at);
         if self.0.iter().any(|(have, _)| have == name) {
@@ -114,13 +114,13 @@ impl Parameters {
     }
 
     /// A whole number, if it is given.
-    pub(super) fn number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
+    pub(in crate::http) fn number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         number(&text).map(Some).ok_or_else(|| Problem::Invalid(format!("`{name}` has to be a whole number")))
     }
 
     /// How many at most: at least 1, no more than `most`, `usual` when nothing is said.
-    pub(super) fn limit(&mut self, usual: usize, most: usize) -> Result<usize, Problem> {
+    pub(in crate::http) fn limit(&mut self, usual: usize, most: usize) -> Result<usize, Problem> {
         match self.number("limit")? {
             None => Ok(usual),
             Some(asked) => usize::try_from(asked)
@@ -131,7 +131,7 @@ impl Parameters {
     }
 
     /// There is nothing else.
-    pub(super) fn end(self) -> Result<(), Problem> {
+    pub(in crate::http) fn end(self) -> Result<(), Problem> {
         match self.0.first() {
             None => Ok(()),
             Some((name, _)) => Err(unknown(name)),

@@ -16,6 +16,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const ASSETS: &[(&str, &str, &str)] = &[
     ("console.css", STYLE, include_str!("assets/console.css")),
     ("enrol.js", SCRIPT, include_str!("assets/enrol.js")),
+    ("hold.js", SCRIPT, include_str!("assets/hold.js")),
     ("live.js", SCRIPT, include_str!("assets/live.js")),
     ("waiting.js", SCRIPT, include_str!("assets/waiting.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),

@@ -1,20 +1,98 @@
-//! A hold: everything that an approver has to see before deciding.
+//! A hold: everything that an approver has to see before deciding, in the order in which it is decided on: who asks for
+//! what, every argument, what is different this time, who demands it, and only then the way to say yes.
 
 use std::sync::Arc;
 
 use axum::{
     extract::{Path, State, rejection::PathRejection},
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use maud::html;
+use maud::{Markup, html};
+use serde_json::Value;
 
 use super::{
-    Doors, Problem, Trouble,
-    page::{Page, signed_in, time},
+    Doors, Problem, Trouble, apart, decide,
+    page::{self, Page, notice, segment},
     visitor::SignedIn,
+    waiting::left,
 };
-use crate::hold::{HoldId, Rejected};
+use crate::{
+    approver::Session,
+    display::{Flag, visible},
+    hold::{Drift, Hold, HoldId, Phase, Rejected},
+    http::view,
+};
+
+/// Arguments of more bytes are long: their whole text is opened by hand, and whoever countersigns says that they did.
+/// Shorter ones are never cut in their rows.
+pub(super) const LONG: usize = 4 << 10;
+
+/// Characters that are pointed out in one text; in all of it they are written out.
+const MARKS: usize = 2_000;
+
+/// Calls of the agent that are told.
+const LATELY: usize = 8;
+
+/// A hold as it is put on a page, and what makes that page what it is.
+pub(super) struct Seen {
+    /// What `view::whole` tells.
+    facts: Value,
+    /// The newest entry about it when the page was made.
+    pub(super) as_of: u64,
+    /// Bytes of its arguments, when they are long.
+    pub(super) long: Option<usize>,
+    /// Why the one who looks cannot countersign it, or cannot deny it.
+    pub(super) cannot_approve: Option<String>,
+    pub(super) cannot_deny: Option<String>,
+    open: bool,
+    deadline: i64,
+    now: i64,
+    /// What happened to it, and from where on somebody has not seen it yet.
+    history: Vec<Value>,
+    since: Option<u64>,
+    /// The hold that the identical call has now.
+    successor: Option<(Arc<Hold>, Arc<Hold>)>,
+}
+
+impl Seen {
+    /// A text of ours or of others, made visible; empty where there is none.
+    pub(super) fn text(&self, pointer: &str) -> String {
+        visible(self.facts.pointer(pointer).and_then(Value::as_str).unwrap_or_default())
+    }
+
+    fn list(&self, pointer: &str) -> &[Value] {
+        self.facts.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn number(&self, pointer: &str) -> u64 {
+        self.facts.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
+    }
+}
+
+/// A member's text, made visible.
+fn said(value: &Value, name: &str) -> String {
+    visible(raw(value, name))
+}
+
+/// A member's text that is visible already.
+fn raw<'v>(value: &'v Value, name: &str) -> &'v str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn count(value: &Value, name: &str) -> u64 {
+    value.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The hold that a path names, if it has the form of one.
+pub(super) fn named(id: Result<Path<String>, PathRejection>) -> Result<HoldId, Problem> {
+    let id = id.ok().and_then(|Path(text)| HoldId::read(&text));
+    id.ok_or(Problem::Act(Rejected::UnknownHold))
+}
 
 /// One hold.
 pub(super) async fn page(
@@ -22,14 +100,476 @@ pub(super) async fn page(
     SignedIn(who): SignedIn,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Trouble> {
-    let unknown = || Problem::Act(Rejected::UnknownHold);
-    let id = id.ok().and_then(|Path(text)| HoldId::read(&text)).ok_or_else(unknown)?;
-    let created = doors.pipeline.ledger.holds(|book| book.get(&id).map(|record| record.hold.created));
-    let created = created.ok_or_else(unknown)?;
+    let seen = look(&doors, &who, &named(id)?, None).await?;
+    let seen = seen.ok_or(Problem::Act(Rejected::UnknownHold))?;
+    Ok(shown(&doors, &who, &seen, None))
+}
+
+/// Looks at a hold; what drifted or ran out is written down first. `since` is the newest entry that who looks knows of.
+pub(super) async fn look(
+    doors: &Arc<Doors>,
+    who: &Session,
+    id: &HoldId,
+    since: Option<u64>,
+) -> Result<Option<Seen>, Problem> {
+    doors.pipeline.refresh_hold(id).await?;
+    let (id, approver) = (id.clone(), who.approver.clone());
+    let seen = apart(doors, move |doors| {
+        let (pipeline, now) = (&doors.pipeline, doors.pipeline.clock.now());
+        // looked at before the facts: a page may know more than its form says, never less
+        let record = pipeline.ledger.holds(|book| {
+            let record = book.get(&id)?.clone();
+            let (digest, open) = (record.hold.digest, record.phase == Phase::Pending);
+            let no = |may: Result<(), Rejected>| may.err().map(|why| why.to_string());
+            let approve = no(book.may_vote(&id, &digest, &approver, now)).or(match open {
+                true => None,
+                false => Some("it needs no more countersignatures".to_owned()),
+            });
+            let deny = no(book.may_deny(&id, &digest, &approver, now));
+            let successor = book.identical(record.hold.binding(), now).filter(|other| other.hold.id != id);
+            let successor = successor.map(|other| (Arc::clone(&record.hold), Arc::clone(&other.hold)));
+            Some((record, approve, deny, successor))
+        });
+        let Some((record, cannot_approve, cannot_deny, successor)) = record else { return Ok(None) };
+        let Some(facts) = view::whole(pipeline, &id, &approver)? else { return Ok(None) };
+        let mut history = Vec::new();
+        for seq in record.after(record.hold.seq) {
+            let entry = pipeline.ledger.entries(seq, 1)?.pop();
+            let told = entry.and_then(|entry| serde_json::from_slice::<Value>(&entry.text).ok());
+            history.extend(told.map(|mut entry| {
+                if let Some(members) = entry.as_object_mut() {
+                    members.insert("seq".to_owned(), seq.into());
+                }
+                entry
+            }));
+        }
+        let bytes = facts.pointer("/arguments/canonical").and_then(Value::as_str).map_or(0, str::len);
+        let approved = record.phase == Phase::Approved;
+        let deadline = if approved { record.hold.execute_by } else { record.hold.approve_by };
+        Ok(Some(Seen {
+            facts,
+            as_of: record.newest(),
+            long: (bytes > LONG).then_some(bytes),
+            cannot_approve,
+            cannot_deny,
+            open: record.phase.is_open(),
+            deadline: deadline.as_millisecond(),
+            now: now.as_millisecond(),
+            history,
+            since,
+            successor,
+        }))
+    });
+    Ok(seen.await?)
+}
+
+/// The page.
+pub(super) fn shown(doors: &Doors, who: &Session, seen: &Seen, problem: Option<&Problem>) -> Response {
+    let tool = seen.text("/tool");
     let main = html! {
-        h1 { "A call waits for a countersignature" }
-        p { "Since " (time(created)) ". Look at it with " code { "countersign hold show " (id.as_str()) } "." }
+        div.head {
+            h1 { span.mono { (tool) } }
+            p.live.quiet role="status" data-live="off" {}
+        }
+        @if let Some(problem) = problem { (notice(problem)) }
+        (changed(seen))
+        p.warning data-changed hidden role="alert" {
+            "This hold has changed since you opened its page. " a href={ "/holds/" (seen.text("/id")) } { "Look again" } "."
+        }
+        (state(seen))
+        (facts(seen))
+        (arguments(seen))
+        (difference(seen))
+        (policies(seen))
+        (progress(seen))
+        (lately(seen))
+        @if seen.open { (decide::forms(who, seen)) }
+        details.proof {
+            summary { "What is signed" }
+            p { "The entry of the ledger whose SHA-256 is the digest. It commits to the arguments." }
+            pre.theirs data-entry { (marked(&seen.text("/entry"))) }
+        }
     };
-    let page = Page { name: "hold", title: "A hold", section: "/waiting", ..Page::default() };
-    Ok(signed_in(&doors, &who, StatusCode::OK, &page, &main))
+    let title = format!("{tool}: {}", seen.text("/state"));
+    let page = Page { name: "hold", title: &title, section: "/waiting", scripts: &["hold.js"], ..Page::default() };
+    let status = problem.map_or(StatusCode::OK, Problem::status);
+    let mut response = page::signed_in(doors, who, status, &page, &main);
+    if let Some(seconds) = problem.and_then(Problem::retry_after) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// What who looks has not seen yet, and where the call waits now.
+fn changed(seen: &Seen) -> Markup {
+    let new: Vec<&Value> =
+        seen.history.iter().filter(|entry| seen.since.is_some_and(|since| count(entry, "seq") > since)).collect();
+    html! {
+        @if !new.is_empty() {
+            section.warning data-since {
+                p { "Since you opened its page:" }
+                ul { @for entry in new { (happened(entry)) } }
+            }
+        }
+        @if let Some((this, other)) = &seen.successor {
+            section.warning data-successor=(other.id.as_str()) {
+                p {
+                    "The same call, with the same arguments, waits as "
+                    a.mono href={ "/holds/" (segment(other.id.as_str())) } { (other.id.as_str()) } "."
+                }
+                @let differs = differs(this, other);
+                @if !differs.is_empty() {
+                    p { "What is different there:" }
+                    ul { @for (what, before, after) in differs { li { (what) ": " (before) " → " (after) } } }
+                }
+            }
+        }
+    }
+}
+
+/// In what two holds of the identical call differ.
+fn differs(this: &Hold, other: &Hold) -> Vec<(&'static str, String, String)> {
+    let policies = |hold: &Hold| {
+        let ids: Vec<String> = hold.policies.iter().map(|policy| visible(policy)).collect();
+        ids.join(", ")
+    };
+    let demands = |hold: &Hold| {
+        let each = hold.demands.iter().map(|demand| format!("{} of {}", demand.approvals, visible(&demand.role)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    [
+        ("contract", this.contract.to_string(), other.contract.to_string()),
+        ("grants", this.grants.to_string(), other.grants.to_string()),
+        ("policies", policies(this), policies(other)),
+        ("countersignatures", demands(this), demands(other)),
+        ("impact", visible(&this.impact.join(", ")), visible(&other.impact.join(", "))),
+    ]
+    .into_iter()
+    .filter(|(_, before, after)| before != after)
+    .collect()
+}
+
+/// One entry about the hold, in words.
+fn happened(entry: &Value) -> Markup {
+    let name = |member| said(entry, member);
+    let what = match raw(entry, "kind") {
+        "hold.approved" => format!("{} countersigned it", name("approver")),
+        "hold.denied" => format!("{} denied it: {}", name("approver"), name("reason")),
+        "hold.expired" => "its time ran out".to_owned(),
+        "hold.cancelled" => format!("withdrawn by the {}", name("by")),
+        "hold.void" => format!("void ({}): {}", name("reason"), why_void(raw(entry, "reason"))),
+        "hold.spent" => "it was run".to_owned(),
+        "call.settled" => format!("its run ended: {}", name("outcome")),
+        other => visible(other),
+    };
+    html! {
+        li data-happened=(visible(raw(entry, "kind"))) {
+            (what) ", " span.quiet { (moment(raw(entry, "at"))) " " a href={ "/ledger/" (count(entry, "seq")) } { "entry " (count(entry, "seq")) } }
+        }
+    }
+}
+
+fn why_void(code: &str) -> &'static str {
+    match Drift::read(code) {
+        Some(Drift::ContractChanged) => "the tool is not what it was",
+        Some(Drift::PolicyChanged) => "the grants are others",
+        Some(Drift::PrincipalRevoked) => "the agent's credential was revoked",
+        Some(Drift::ApproverRemoved) => "somebody who countersigned it is no approver for it any more",
+        Some(Drift::NotPermitted) => "the grants, asked again, do not permit it",
+        Some(Drift::PayloadMissing) => "its arguments are not kept any more",
+        Some(Drift::LedgerDisagrees) | None => "the ledger disagrees",
+    }
+}
+
+/// A time out of an entry, to the second.
+fn moment(text: &str) -> Markup {
+    match text.parse() {
+        Ok(at) => page::time(at),
+        Err(_) => html! { (visible(text)) },
+    }
+}
+
+fn state(seen: &Seen) -> Markup {
+    let word = seen.text("/state");
+    html! {
+        p.state data-state=(word) data-hold=(seen.text("/id")) data-as-of=(seen.as_of) data-now=(seen.now)
+            data-deadline=[seen.open.then_some(seen.deadline)] {
+            span.tag data-state=(word) { (word) } " "
+            @match word.as_str() {
+                "pending" => { "waits for a countersignature, " b data-left { (left(seen.deadline, seen.now)) } " left" },
+                "approved" => { "countersigned; may be run once, " b data-left { (left(seen.deadline, seen.now)) } " left" },
+                "spent" => { "it was run" },
+                "denied" => { "by " (seen.text("/ended/by")) ": " (seen.text("/ended/reason")) },
+                "expired" => { "nobody decided on it, or ran it, in time" },
+                "cancelled" => { "withdrawn by the " (seen.text("/ended/by")) },
+                "void" => { (why_void(&seen.text("/ended/code"))) },
+                _ => {},
+            }
+            @if seen.open { " · " a href="#decide" { "Decide" } }
+        }
+    }
+}
+
+fn facts(seen: &Seen) -> Markup {
+    let optional = |pointer| Some(seen.text(pointer)).filter(|text| !text.is_empty());
+    html! {
+        dl.facts {
+            dt { "Agent" } dd data-agent { (seen.text("/agent")) }
+            @if let Some(user) = optional("/user") { dt { "Acts for" } dd data-user { (user) } }
+            @if let Some(task) = optional("/task") { dt { "Task" } dd { (task) } }
+            dt { "Vouched for by" } dd { (seen.text("/issuer")) ", by " (seen.text("/door")) }
+            dt { "Tool" } dd { span.mono { (seen.text("/tool")) } " of " (seen.text("/upstream")) }
+            dt { "Impact" } dd.tags {
+                @for impact in seen.list("/impact").iter().filter_map(Value::as_str) {
+                    span.tag data-impact=(visible(impact)) { (visible(impact)) }
+                }
+            }
+            dt { "Asked" } dd { (moment(&seen.text("/created"))) }
+            dt { "Hold" } dd.mono { (seen.text("/id")) }
+            dt { "Digest" } dd.mono data-digest { (seen.text("/digest")) }
+        }
+    }
+}
+
+fn arguments(seen: &Seen) -> Markup {
+    let Some(arguments) = seen.facts.get("arguments").filter(|arguments| !arguments.is_null()) else {
+        return html! {
+            h2 { "Arguments" }
+            p.warning { "They are not kept any more: nobody can see what would happen." }
+        };
+    };
+    let more = count(arguments, "more");
+    html! {
+        h2 { "Arguments" }
+        p.quiet { "Written by the agent. Each value by its path, as it will be sent." }
+        @for word in list(arguments, "flags").iter().filter_map(Value::as_str) {
+            p.warning data-flag=(word) { b { (word) } ": " (sentence(word)) "." }
+        }
+        ol.arguments {
+            @for row in list(arguments, "rows") { (argument(row)) }
+        }
+        @if more > 0 {
+            p.warning data-more { (more) " more values are not shown in rows. The whole text has them." }
+        }
+        h3 { "The same as it is sent, every character" }
+        @let text = raw(arguments, "text");
+        @match seen.long {
+            None => pre.theirs data-canonical dir="ltr" { (marked(text)) },
+            Some(bytes) => details {
+                summary { "The whole text, " (bytes) " bytes" }
+                pre.theirs data-canonical dir="ltr" { (marked(text)) }
+            },
+        }
+    }
+}
+
+/// One value: nothing that is in it can pass for a row, a note, or anything else of ours.
+fn argument(row: &Value) -> Markup {
+    let path = match raw(row, "path") {
+        "" => "(the whole)",
+        path => path,
+    };
+    html! {
+        li.argument data-argument-path=(path) {
+            span.path.theirs dir="ltr" { (marked(path)) }
+            @if count(row, "path_cut") > 0 { span.note { (count(row, "path_cut")) " bytes of the path not shown" } }
+            span.value.theirs dir="ltr" { (marked(raw(row, "value"))) }
+            @if count(row, "cut") > 0 { span.note data-cut=(count(row, "cut")) { (count(row, "cut")) " bytes not shown" } }
+            @for word in list(row, "flags").iter().filter_map(Value::as_str) {
+                span.note { span.tag data-flag=(word) { (word) } " " (sentence(word)) }
+            }
+            @for host in list(row, "hosts") {
+                span.note data-host=(raw(host, "ascii")) {
+                    "host " span.theirs dir="ltr" { (raw(host, "ascii")) }
+                    @if let Some(unicode) = host.get("unicode").and_then(Value::as_str) {
+                        ", in letters " span.theirs dir="ltr" { (unicode) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn sentence(word: &str) -> &'static str {
+    let flags = [Flag::MixedScript, Flag::Confusable, Flag::Bidi, Flag::Invisible, Flag::Control];
+    flags.into_iter().find(|flag| flag.word() == word).map_or("", Flag::sentence)
+}
+
+/// A visible text with what is written out in it pointed out.
+fn marked(text: &str) -> Markup {
+    html! {
+        @for (number, (before, written)) in pieces(text).into_iter().enumerate() {
+            (before)
+            @if number < MARKS { @if !written.is_empty() { mark { (written) } } } @else { (written) }
+        }
+    }
+}
+
+/// The text in pieces: what stands before a `<U+202E>`, and that.
+fn pieces(text: &str) -> Vec<(&str, &str)> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    let mut from = 0;
+    while pieces.len() <= MARKS {
+        let Some(at) = rest.get(from..).and_then(|rest| rest.find("<U+")).map(|at| from + at) else { break };
+        let hex = rest.get(at + 3..).and_then(|rest| rest.find('>')).filter(|digits| (4..=6).contains(digits));
+        let whole = hex.filter(|digits| {
+            let digits = rest.get(at + 3..at + 3 + digits);
+            digits.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+        });
+        let Some((before, tail)) = whole.and_then(|_| rest.split_at_checked(at)) else {
+            from = at + 3;
+            continue;
+        };
+        let Some((written, after)) = tail.split_at_checked(whole.unwrap_or_default() + 4) else { break };
+        pieces.push((before, written));
+        (rest, from) = (after, 0);
+    }
+    pieces.push((rest, ""));
+    pieces
+}
+
+fn difference(seen: &Seen) -> Markup {
+    let Some(difference) = seen.facts.get("difference").filter(|difference| !difference.is_null()) else {
+        return html! {
+            h2 { "Different from last time" }
+            p.quiet data-difference="none" {
+                "No call of this tool by this agent was countersigned before, as far as is remembered."
+            }
+        };
+    };
+    let changes = list(difference, "changes");
+    let like = said(difference, "hold");
+    let side = |change: &Value, name: &str| change.get(name).and_then(Value::as_str).map(marked);
+    html! {
+        h2 { "Different from last time" }
+        p.quiet { "Compared with " a.mono href={ "/holds/" (segment(&like)) } { (like) } ", the last one that was countersigned." }
+        @if changes.is_empty() {
+            p data-difference="same" { "Nothing: the arguments are the same." }
+        } @else {
+            div.scroll {
+                table data-difference="some" {
+                    thead { tr { th scope="col" { "Where" } th scope="col" { "Then" } th scope="col" { "Now" } } }
+                    tbody {
+                        @for change in changes {
+                            @let pointer = raw(change, "pointer");
+                            tr data-change=(pointer) {
+                                td { span.theirs dir="ltr" { (marked(if pointer.is_empty() { "(the whole)" } else { pointer })) } }
+                                @for name in ["before", "after"] {
+                                    td.(name) {
+                                        @match side(change, name) {
+                                            Some(text) => span.theirs dir="ltr" { (text) },
+                                            None => span.quiet { "nothing" },
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            @if count(difference, "more") > 0 {
+                p.warning { (count(difference, "more")) " more differences are not shown." }
+            }
+        }
+    }
+}
+
+fn policies(seen: &Seen) -> Markup {
+    html! {
+        h2 { "Held by" }
+        div.scroll {
+            table data-policies {
+                thead { tr { th scope="col" { "Policy" } th scope="col" { "Needs" } th scope="col" { "Why" } } }
+                tbody {
+                    @for demand in seen.list("/demands") {
+                        tr data-policy=(said(demand, "policy")) {
+                            td.mono { (said(demand, "policy")) }
+                            td { (count(demand, "approvals")) " of " (said(demand, "role")) }
+                            td { (said(demand, "reason")) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn progress(seen: &Seen) -> Markup {
+    html! {
+        h2 { "So far" }
+        ul.plain data-votes {
+            @for role in seen.list("/progress") {
+                li data-role=(said(role, "role")) {
+                    (count(role, "have")) " of " (count(role, "need")) " countersignatures of " (said(role, "role"))
+                }
+            }
+        }
+        @if !seen.history.is_empty() {
+            ul.plain data-history { @for entry in &seen.history { (happened(entry)) } }
+        }
+    }
+}
+
+fn lately(seen: &Seen) -> Markup {
+    let newest = seen.list("/lately/newest");
+    let newest = newest.get(newest.len().saturating_sub(LATELY)..).unwrap_or_default();
+    let counts = seen.facts.pointer("/lately/counts").and_then(Value::as_object);
+    let counts: Vec<(String, u64)> =
+        counts.into_iter().flatten().map(|(kind, count)| (visible(kind), count.as_u64().unwrap_or(0))).collect();
+    html! {
+        h2 { "This agent with this tool, in the last hour" }
+        @if seen.facts.pointer("/lately/complete") == Some(&Value::Bool(false)) {
+            p.warning { "Too much happened to look through all of the hour: this is its newest part." }
+        }
+        p.tags data-lately { @for (kind, count) in counts { span.tag { (kind) " " (count) } } }
+        @if !newest.is_empty() {
+            details {
+                summary { "The newest of it" }
+                ul.plain {
+                    @for entry in newest.iter().rev() {
+                        li {
+                            (moment(raw(entry, "at"))) " " (said(entry, "kind")) " " (said(entry, "what")) " "
+                            a href={ "/ledger/" (count(entry, "seq")) } { "entry " (count(entry, "seq")) }
+                        }
+                    }
+                }
+                @if seen.number("/lately/more") > 0 { p.quiet { (seen.number("/lately/more")) " earlier ones." } }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_out_is_pointed_out_and_nothing_else() {
+        let of = |text: &str| marked(text).into_string();
+        assert_eq!(of("a<U+202E>b"), "a<mark>&lt;U+202E&gt;</mark>b");
+        assert_eq!(of("<U+003C>U+202E>"), "<mark>&lt;U+003C&gt;</mark>U+202E&gt;");
+        assert_eq!(of("<U+E0041><U+00AD>"), "<mark>&lt;U+E0041&gt;</mark><mark>&lt;U+00AD&gt;</mark>");
+        for plain in ["", "a", "<U+", "<U+12>", "<U+é000>", "<U+zzzz>", "<U+1234567>", "<U+<U+"] {
+            assert!(!of(plain).contains("<mark>"), "{plain}");
+        }
+        assert!(of("<U+<U+202E>").ends_with("<mark>&lt;U+202E&gt;</mark>"));
+        // many of them are all written out, and not all of them are elements
+        let many = "x<U+200B>".repeat(10_000);
+        let out = of(&many);
+        assert_eq!(out.matches("<mark>").count(), MARKS);
+        assert_eq!(out.replace("<mark>", "").replace("</mark>", ""), many.replace('<', "&lt;").replace('>', "&gt;"));
+    }
+
+    #[test]
+    fn nothing_in_a_row_can_pass_for_markup_or_for_a_row() {
+        let row = serde_json::json!({
+            "path": "/a\"><li data-argument-path=\"/amount", "value": "\"</span><script>alert(1)</script>\"", "cut": 7,
+            "flags": ["bidi"], "hosts": [{"ascii": "xn--e1awd7f.example", "unicode": "<b>"}],
+        });
+        let out = argument(&row).into_string();
+        assert_eq!(out.matches("<li").count(), 1, "{out}");
+        assert!(!out.contains("<script") && !out.contains("<b>"), "{out}");
+        assert!(out.contains("7 bytes not shown") && out.contains("data-flag=\"bidi\""), "{out}");
+    }
 }

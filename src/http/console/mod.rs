@@ -6,6 +6,7 @@
 
 mod assets;
 mod cookie;
+mod decide;
 mod enrol;
 mod events;
 mod form;
@@ -27,6 +28,7 @@ use axum::{
 };
 
 use super::{Doors, problem::Problem};
+use crate::call::Fault;
 
 pub(super) use page::Trouble;
 
@@ -50,6 +52,8 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
         .route("/waiting", get(waiting::page))
         .route("/waiting/rows", get(waiting::rows))
         .route("/holds/{id}", get(hold::page))
+        .route("/holds/{id}/approve", post(decide::approve))
+        .route("/holds/{id}/deny", post(decide::deny))
         .route("/events", get(events::stream))
         .route("/assets/{name}", get(assets::asset))
         .route_layer(middleware::from_fn(guard))
@@ -84,6 +88,21 @@ fn way_back(next: &str) -> Option<&str> {
     let first = rest.split('/').next().unwrap_or_default();
     let ours = first == "holds" || SECTIONS.iter().any(|(path, _)| path.strip_prefix('/') == Some(first));
     (ours && !rest.contains("//")).then_some(next)
+}
+
+/// Work that may take its time, of which only so much is done at once.
+async fn apart<T: Send + 'static>(
+    doors: &Arc<Doors>,
+    work: impl FnOnce(&Doors) -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let cut_short = || Fault("a page was cut short".to_owned());
+    let turn = Arc::clone(&doors.api.shown).acquire_owned().await.map_err(|_| cut_short())?;
+    let doors = Arc::clone(doors);
+    let worked = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work(&doors)
+    });
+    worked.await.map_err(|_| cut_short())?
 }
 
 /// The one value of a header.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Doors, Problem, Trouble,
+    Doors, Problem, Trouble, apart,
     page::{Page, segment, signed_in},
     visitor::{Present, SignedIn},
 };
@@ -86,7 +86,7 @@ pub(super) async fn row(doors: &Arc<Doors>, approver: &str, id: &HoldId) -> Opti
         Some((record.clone(), view::hold(book, record, approver, now)))
     });
     let (record, facts) = found?;
-    let made = blocking(doors, move |doors| Ok(Row::of(doors, &record, &facts))).await;
+    let made = apart(doors, move |doors| Ok(Row::of(doors, &record, &facts))).await;
     made.inspect_err(|fault| tracing::error!(%fault, "a row cannot be made")).ok()
 }
 
@@ -100,7 +100,7 @@ struct Queue {
 
 async fn queue(doors: &Arc<Doors>, approver: &str) -> Result<Queue, Fault> {
     let approver = approver.to_owned();
-    blocking(doors, move |doors| {
+    apart(doors, move |doors| {
         let ledger = &doors.pipeline.ledger;
         // first the size: a page that missed something looks again
         let (size, now) = (ledger.size(), doors.pipeline.clock.now());
@@ -117,21 +117,6 @@ async fn queue(doors: &Arc<Doors>, approver: &str) -> Result<Queue, Fault> {
         Ok(Queue { rows, more, now: now.as_millisecond(), size, pending })
     })
     .await
-}
-
-/// Work that may take its time, of which only so much is done at once.
-async fn blocking<T: Send + 'static>(
-    doors: &Arc<Doors>,
-    work: impl FnOnce(&Doors) -> Result<T, Fault> + Send + 'static,
-) -> Result<T, Fault> {
-    let cut_short = || Fault("a page was cut short".to_owned());
-    let turn = Arc::clone(&doors.api.shown).acquire_owned().await.map_err(|_| cut_short())?;
-    let doors = Arc::clone(doors);
-    let worked = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        work(&doors)
-    });
-    worked.await.map_err(|_| cut_short())?
 }
 
 impl Row {
@@ -216,7 +201,7 @@ fn short(text: &str) -> String {
 }
 
 /// How long it still has, as the script writes it too.
-fn left(deadline: i64, now: i64) -> String {
+pub(super) fn left(deadline: i64, now: i64) -> String {
     let seconds = (deadline - now).max(0) / 1_000;
     match seconds {
         0 => "over".to_owned(),

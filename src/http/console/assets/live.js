@@ -31,10 +31,11 @@ export function count(pending) {
 }
 
 /**
- * Listens for as long as the page is looked at, or longer where `keeps` says so: browsers open few connections to one
- * host. `heard` gets the kind of each event and its data; after `ready` it has to look whether something was missed.
+ * Listens, to what happens to one hold or to all, for as long as the page is looked at, or longer where `keeps` says so:
+ * browsers open few connections to one host. `heard` gets the kind of each event and its data; after `ready` it has to
+ * look whether something was missed.
  */
-export function listen(heard, keeps = () => false) {
+export function listen(heard, { hold = "", keeps = () => false } = {}) {
   const shown = document.querySelector("[data-live]");
   let source = null;
   let over = false;
@@ -49,7 +50,7 @@ export function listen(heard, keeps = () => false) {
   };
   const open = () => {
     if (source || over) return;
-    source = new EventSource("/events");
+    source = new EventSource(hold ? `/events?hold=${encodeURIComponent(hold)}` : "/events");
     for (const kind of ["ready", "changed", "lagged"]) {
       source.addEventListener(kind, (event) => {
         say("on", "Live");

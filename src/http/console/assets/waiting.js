@@ -117,7 +117,7 @@ listen((kind, told) => {
     settle(told.pending);
     if (told.kind === "call.held" && !known && told.row?.yours) tell(told.row);
   }
-}, () => tells);
+}, { keeps: () => tells });
 
 // ---- one timer for all of them
 

@@ -1,0 +1,172 @@
+//! Deciding on a hold. A yes is bound to what was on the screen: the hold's digest, and the newest entry about it that the
+//! page was made from. Where anything came after that, nothing is decided, and what came is shown.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, State, rejection::PathRejection},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+
+use super::{
+    Doors, Problem, Trouble,
+    form::{Act, Fields},
+    hold::{LONG, Seen, look, named, shown},
+    page,
+};
+use crate::{
+    approver::{Session, Way},
+    hold::{HoldId, Rejected},
+    json::Digest,
+};
+
+/// Bytes of a denial's reason.
+const REASON: usize = 500;
+
+type Id = Result<Path<String>, PathRejection>;
+
+/// Countersigns: the passphrase unlocks the approver's key for this one signature.
+pub(super) async fn approve(State(doors): State<Arc<Doors>>, id: Id, act: Act) -> Result<Response, Trouble> {
+    let Act { who, mut fields } = act;
+    let (id, bound) = (named(id)?, Bound::of(&mut fields)?);
+    let passphrase = fields.passphrase()?;
+    let read = fields.optional("whole")?.is_some();
+    fields.end()?;
+    let not = async |problem| again(&doors, &who, &id, Some(bound.as_of), problem).await;
+    if let Err(problem) = bound.holds(&doors, &id).await {
+        return not(problem).await;
+    }
+    // why it cannot be is told before the passphrase is looked at; the ledger decides on it again
+    let now = doors.pipeline.clock.now();
+    let may = doors.pipeline.ledger.holds(|book| {
+        let hold = book.get(&id).map(|record| Arc::clone(&record.hold)).ok_or(Rejected::UnknownHold)?;
+        book.may_vote(&id, &bound.digest, &who.approver, now).map(|()| hold)
+    });
+    let hold = match may {
+        Ok(hold) => hold,
+        Err(rejected) => return not(Problem::Act(rejected)).await,
+    };
+    let long = doors.pipeline.ledger.held_arguments(&hold)?.is_none_or(|arguments| arguments.len() > LONG);
+    if long && !read {
+        let why = "the arguments are long: open the whole text, read it, and say that you have";
+        return not(Problem::Invalid(why.to_owned())).await;
+    }
+    let approvers = &doors.pipeline.approvers;
+    match approvers.approve(&id, &bound.digest, &who.approver, &passphrase, Way::Session(who.id)).await {
+        Ok(_phase) => Ok(Redirect::to(&format!("/holds/{id}")).into_response()),
+        Err(why) => not(Problem::of(why, Problem::PassphraseWrong)).await,
+    }
+}
+
+/// Says no, and why.
+pub(super) async fn deny(State(doors): State<Arc<Doors>>, id: Id, act: Act) -> Result<Response, Trouble> {
+    let Act { who, mut fields } = act;
+    let (id, bound) = (named(id)?, Bound::of(&mut fields)?);
+    let reason = fields.text("reason")?;
+    fields.end()?;
+    let not = async |problem| again(&doors, &who, &id, Some(bound.as_of), problem).await;
+    let reason = reason.trim();
+    if reason.is_empty() || reason.len() > REASON || reason.chars().any(char::is_control) {
+        let why = format!("say why in 1 to {REASON} bytes, without control characters: the agent is told");
+        return not(Problem::Invalid(why)).await;
+    }
+    if let Err(problem) = bound.holds(&doors, &id).await {
+        return not(problem).await;
+    }
+    match doors.pipeline.approvers.deny(&id, &bound.digest, &who.approver, reason).await {
+        Ok(_phase) => Ok(Redirect::to(&format!("/holds/{id}")).into_response()),
+        Err(why) => not(Problem::of(why, Problem::PassphraseWrong)).await,
+    }
+}
+
+/// What a form is bound to.
+struct Bound {
+    digest: Digest,
+    as_of: u64,
+}
+
+impl Bound {
+    fn of(fields: &mut Fields) -> Result<Self, Problem> {
+        let digest = fields.text("digest")?.parse();
+        let digest = digest.map_err(|error| Problem::Invalid(format!("`digest`: {error}")))?;
+        let as_of = fields.text("as_of")?.parse();
+        let as_of = as_of.map_err(|_| Problem::Invalid("`as_of` has to be a whole number".to_owned()))?;
+        Ok(Self { digest, as_of })
+    }
+
+    /// Whether the hold is as it was on the page. What drifted or ran out is written down first.
+    async fn holds(&self, doors: &Doors, id: &HoldId) -> Result<(), Problem> {
+        doors.pipeline.refresh_hold(id).await?;
+        let newest = doors.pipeline.ledger.holds(|book| book.get(id).map(|record| record.newest()));
+        match newest {
+            Some(newest) if newest == self.as_of => Ok(()),
+            Some(_) => Err(Problem::HoldChanged),
+            None => Err(Problem::Act(Rejected::UnknownHold)),
+        }
+    }
+}
+
+/// The page again, as the hold is now, with why nothing was done.
+pub(super) async fn again(
+    doors: &Arc<Doors>,
+    who: &Session,
+    id: &HoldId,
+    as_of: Option<u64>,
+    problem: Problem,
+) -> Result<Response, Trouble> {
+    match look(doors, who, id, as_of).await? {
+        Some(seen) => Ok(shown(doors, who, &seen, Some(&problem))),
+        None => Err(problem.into()),
+    }
+}
+
+/// The two ways to decide, the no first. Neither is done by a key that is pressed somewhere: the first button of the form
+/// to countersign is one that does nothing, so that Enter in its field does nothing either.
+pub(super) fn forms(who: &Session, seen: &Seen) -> Markup {
+    let facts = |path: &str| seen.text(path);
+    let id = facts("/id");
+    let bound = html! {
+        (page::token(&who.form))
+        input type="hidden" name="digest" value=(facts("/digest"));
+        input type="hidden" name="as_of" value=(seen.as_of);
+    };
+    html! {
+        section.decide #decide {
+            h2 { "Decide" }
+            @match seen.cannot_deny.as_deref() {
+                None => {
+                    form method="post" action={ "/holds/" (id) "/deny" } data-act="deny" {
+                        (bound)
+                        label for="reason" { "Why not, for the agent" }
+                        input #reason name="reason" required maxlength=(REASON) autocomplete="off";
+                        button type="submit" { "Deny" }
+                    }
+                }
+                Some(why) => p.quiet { "You cannot deny it: " (why) "." },
+            }
+            @match seen.cannot_approve.as_deref() {
+                None => {
+                    form method="post" action={ "/holds/" (id) "/approve" } data-act="approve" {
+                        button type="submit" disabled hidden tabindex="-1" aria-hidden="true" {}
+                        (bound)
+                        p {
+                            "You countersign this very call, with exactly the arguments above: " span.mono { (facts("/tool")) }
+                            ", asked for by " (facts("/agent")) ". Digest " span.mono.digest { (facts("/digest")) } "."
+                        }
+                        @if let Some(bytes) = seen.long {
+                            label.choice {
+                                input type="checkbox" name="whole" value="read" required;
+                                "I have opened and read the whole text, " (bytes) " bytes."
+                            }
+                        }
+                        label for="passphrase" { "Your passphrase" }
+                        input #passphrase name="passphrase" type="password" required autocomplete="off" maxlength="1024";
+                        button type="submit" { "Countersign" }
+                    }
+                }
+                Some(why) => p.quiet data-cannot-approve { "You cannot countersign it: " (why) "." },
+            }
+        }
+    }
+}
