@@ -2,14 +2,14 @@
 # Everything that has to hold: formatting, lints, documentation, tests, real clients, conformance.
 #
 #   bash tests/all.sh              all of it; installs what is missing
-#   bash tests/all.sh rust clients only these groups: lint, rust, clients, conformance
+#   bash tests/all.sh rust clients only these groups: lint, rust, clients, conformance, browser
 #
 # Stops at the first step that fails. The last line is `N passed, N failed[, N skipped]`, in steps.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 groups=("$@")
-[ ${#groups[@]} -gt 0 ] || groups=(lint rust clients conformance)
+[ ${#groups[@]} -gt 0 ] || groups=(lint rust clients conformance browser)
 wants() { local group; for group in "${groups[@]}"; do [ "$group" = "$1" ] && return 0; done; return 1; }
 
 passed=0
@@ -60,9 +60,17 @@ system_packages() {
   command -v cc >/dev/null || missing+=(build-essential)
   command -v curl >/dev/null || missing+=(curl)
   command -v git >/dev/null || missing+=(git)
-  if wants clients || wants conformance; then
+  if wants clients || wants conformance || wants browser; then
     command -v node >/dev/null || missing+=(nodejs)
     command -v npm >/dev/null || missing+=(npm)
+  fi
+  if wants browser; then
+    command -v chromium >/dev/null || missing+=(chromium)
+    command -v openssl >/dev/null || missing+=(openssl)
+    # a terminal for passphrases that are typed
+    command -v script >/dev/null || missing+=(bsdutils)
+  fi
+  if wants clients || wants conformance; then
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   fi
   if [ ${#missing[@]} -eq 0 ]; then
@@ -125,6 +133,8 @@ conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/confo
 
 tasks() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/tasks.mjs; }
 
+browser() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/browser/run.mjs; }
+
 step "system packages" system_packages
 
 if wants lint; then
@@ -145,7 +155,7 @@ if wants rust; then
   step "cargo test --doc" cargo test --locked --doc
 fi
 
-if wants clients || wants conformance; then
+if wants clients || wants conformance || wants browser; then
   step "npm packages" npm_peers
 fi
 
@@ -161,6 +171,11 @@ if wants conformance; then
   step "cargo build, for conformance" cargo build --locked --bins
   step "conformance suite" conformance
   step "conformance suite, tasks of held calls" tasks
+fi
+
+if wants browser; then
+  step "cargo build, for the browser" cargo build --locked --bins
+  step "the console in Chromium" browser
 fi
 
 finish
