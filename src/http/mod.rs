@@ -48,6 +48,7 @@ struct Doors {
     /// Browsers come by TLS, though something in front may end it.
     secure: bool,
     api: api::Desk,
+    desk: console::Desk,
     stop: watch::Receiver<bool>,
 }
 
@@ -66,7 +67,8 @@ pub async fn serve(
     let listener = listener.into();
     let bound = listener.local_addr().map_err(|error| Fault(format!("the console has no address: {error}")))?;
     let (place, secure) = (Place::new(bound, &console), console.secure());
-    let doors = Arc::new(Doors { pipeline, data, place, secure, api: api::Desk::default(), stop: shutdown.clone() });
+    let (api, desk, stop) = (api::Desk::default(), console::Desk::default(), shutdown.clone());
+    let doors = Arc::new(Doors { pipeline, data, place, secure, api, desk, stop });
     serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;
     Ok(())
 }

@@ -59,8 +59,12 @@ pub(super) enum Problem {
     TooManyAttempts(u64),
     /// Too many event streams.
     TooManyStreams,
+    /// Too many exports.
+    TooManyExports,
     /// The ledger has no such entry.
     EntryUnknown,
+    /// A tool's definition was neither accepted nor rejected: why.
+    ToolUndecided(String),
     /// What the ledger does not let this approver do.
     Act(Rejected),
     /// Ours: the log says the rest.
@@ -92,7 +96,9 @@ impl Problem {
             Self::PassphraseUnfit(_) => "passphrase_unfit",
             Self::TooManyAttempts(_) => "too_many_attempts",
             Self::TooManyStreams => "too_many_streams",
+            Self::TooManyExports => "too_many_exports",
             Self::EntryUnknown => "entry_unknown",
+            Self::ToolUndecided(_) => "tool_undecided",
             Self::Act(rejected) => rejected.code(),
             Self::Unavailable => "unavailable",
         }
@@ -110,13 +116,14 @@ impl Problem {
             | Self::CodeUnknown => StatusCode::FORBIDDEN,
             Self::HoldChanged => StatusCode::CONFLICT,
             Self::NotFound | Self::EntryUnknown => StatusCode::NOT_FOUND,
+            Self::ToolUndecided(_) => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::CodeExpired => StatusCode::GONE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::PassphraseUnfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManyAttempts(_) | Self::TooManyStreams => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyAttempts(_) | Self::TooManyStreams | Self::TooManyExports => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Act(rejected) => match rejected {
                 Rejected::UnknownHold => StatusCode::NOT_FOUND,
@@ -156,13 +163,15 @@ impl Problem {
                 "this is not the token of a living session: log in again. Agents' tokens open nothing here"
             }
             Self::LoginRefused => "no approver has this name and this passphrase",
-            Self::PassphraseWrong => "this is not your passphrase: nothing was countersigned",
+            Self::PassphraseWrong => "this is not your passphrase: nothing was done",
             Self::CodeUnknown => "there is no such code, or it has served already: ask the operator for a new one",
             Self::CodeExpired => "the code is older than a day: ask the operator for a new one",
             Self::PassphraseUnfit(unfit) => return unfit.to_string(),
             Self::TooManyAttempts(_) => "too many attempts: wait as long as `retry-after` says",
             Self::TooManyStreams => "too many event streams are open: end one",
+            Self::TooManyExports => "too many exports are under way: wait for one to end",
             Self::EntryUnknown => "the ledger has no such entry",
+            Self::ToolUndecided(why) => return why.clone(),
             Self::Act(rejected) => return rejected.to_string(),
             Self::Unavailable => "this does not work just now; the server's log says why",
         };
@@ -182,7 +191,7 @@ impl Problem {
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooManyAttempts(seconds) => Some(*seconds),
-            Self::TooManyStreams => Some(5),
+            Self::TooManyStreams | Self::TooManyExports => Some(5),
             Self::Act(Rejected::TooManyVotes) => Some(60),
             _ => None,
         }

@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// Keeps cookies and sends what a browser sends; follows nothing, runs no script.
-struct Browser<'a> {
+pub(crate) struct Browser<'a> {
     api: &'a Api,
     scheme: &'static str,
     cookies: BTreeMap<String, String>,
 }
 
 impl<'a> Browser<'a> {
-    fn new(api: &'a Api) -> Self {
+    pub(crate) fn new(api: &'a Api) -> Self {
         Self { api, scheme: "http", cookies: BTreeMap::new() }
     }
 
@@ -30,13 +30,13 @@ impl<'a> Browser<'a> {
         self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
     }
 
-    fn request(&self, line: &str) -> Request {
+    pub(crate) fn request(&self, line: &str) -> Request {
         let mut request = Request::post("").without("Content-Type").with("Accept", "text/html,*/*;q=0.8");
         request.line = format!("{line} HTTP/1.1");
         if self.cookies.is_empty() { request } else { request.with("Cookie", &self.cookie()) }
     }
 
-    fn send(&mut self, request: &Request) -> Answer {
+    pub(crate) fn send(&mut self, request: &Request) -> Answer {
         let answer = request.send(self.api.at, None);
         let set = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
         for (_, line) in set {
@@ -56,13 +56,13 @@ impl<'a> Browser<'a> {
         answer
     }
 
-    fn look(&mut self, path: &str) -> Answer {
+    pub(crate) fn look(&mut self, path: &str) -> Answer {
         let request = self.request(&format!("GET {path}"));
         self.send(&request)
     }
 
     /// A form as the browser would send it.
-    fn form(&self, path: &str, fields: &[(&str, &str)]) -> Request {
+    pub(crate) fn form(&self, path: &str, fields: &[(&str, &str)]) -> Request {
         let body: Vec<String> =
             fields.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
         self.request(&format!("POST {path}"))
@@ -74,25 +74,25 @@ impl<'a> Browser<'a> {
             .with("Sec-Fetch-Dest", "document")
     }
 
-    fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let request = self.form(path, fields);
         self.send(&request)
     }
 
     /// Opens a page and fills in its one form of that act.
-    fn fill(&mut self, page: &str, act: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) fn fill(&mut self, page: &str, act: &str, fields: &[(&str, &str)]) -> Answer {
         let page = self.look(page);
         self.fill_in(&page, act, fields)
     }
 
-    fn fill_in(&mut self, page: &Answer, act: &str, fields: &[(&str, &str)]) -> Answer {
+    pub(crate) fn fill_in(&mut self, page: &Answer, act: &str, fields: &[(&str, &str)]) -> Answer {
         let (action, mut all) = form(&html(page), act);
         all.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let all: Vec<(&str, &str)> = all.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         self.post(&action, &all)
     }
 
-    fn sign_in(&mut self, name: &str) -> Answer {
+    pub(crate) fn sign_in(&mut self, name: &str) -> Answer {
         let passphrase = passphrase_of(name);
         self.fill("/sign-in", "sign-in", &[("approver", name), ("passphrase", &passphrase)])
     }
@@ -124,7 +124,7 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-fn html(page: &Answer) -> String {
+pub(crate) fn html(page: &Answer) -> String {
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"), "{page:?}");
     String::from_utf8(page.body.clone()).unwrap()
 }
@@ -151,13 +151,13 @@ fn form(html: &str, act: &str) -> (String, Vec<(String, String)>) {
 }
 
 /// The code of the problem that a page tells.
-fn problem(page: &Answer) -> (u16, String) {
+pub(crate) fn problem(page: &Answer) -> (u16, String) {
     let html = html(page);
     let code = html.split("data-problem=\"").nth(1).map(|rest| rest.split('"').next().unwrap().to_owned());
     (page.status, code.unwrap_or_else(|| panic!("no problem: {html}")))
 }
 
-fn refusal(status: u16, code: &str) -> (u16, String) {
+pub(crate) fn refusal(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 

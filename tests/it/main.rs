@@ -15,6 +15,7 @@ mod cli_commands;
 mod cli_quickstart;
 mod clients_rmcp;
 mod console;
+mod console_pages;
 mod crash;
 #[cfg(target_os = "linux")]
 mod disk;

@@ -140,7 +140,7 @@ impl Parameters {
 }
 
 /// A whole number of digits alone, within I-JSON.
-pub(super) fn number(text: &str) -> Option<u64> {
+pub(in crate::http) fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten().filter(|number| *number < 1 << 53)
 }

@@ -396,7 +396,7 @@ fn sentence(word: &str) -> &'static str {
 }
 
 /// A visible text with what is written out in it pointed out.
-fn marked(text: &str) -> Markup {
+pub(super) fn marked(text: &str) -> Markup {
     html! {
         @for (number, (before, written)) in pieces(text).into_iter().enumerate() {
             (before)

@@ -4,15 +4,25 @@
 //! others is [`visible`](crate::display::visible()) and escaped by construction. What changes something is a [`form::Act`]:
 //! posted from a page of ours, within a session, with that session's token.
 
+mod agents;
 mod assets;
 mod cookie;
 mod decide;
+mod desk;
 mod enrol;
+mod entries;
 mod events;
 mod form;
+mod grants;
+mod health;
 mod hold;
+mod ledger;
 mod page;
+mod picture;
 mod sign_in;
+mod span;
+mod tools;
+mod verifying;
 mod visitor;
 mod waiting;
 
@@ -30,6 +40,7 @@ use axum::{
 use super::{Doors, problem::Problem};
 use crate::call::Fault;
 
+pub(super) use desk::Desk;
 pub(super) use page::Trouble;
 
 /// The pages that the navigation leads to: path, and what it is called.
@@ -55,6 +66,18 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
         .route("/holds/{id}/approve", post(decide::approve))
         .route("/holds/{id}/deny", post(decide::deny))
         .route("/events", get(events::stream))
+        .route("/agents", get(agents::page))
+        .route("/agents/{name}", get(agents::one))
+        .route("/tools", get(tools::page))
+        .route("/tools/{upstream}/{tool}", get(tools::one))
+        .route("/tools/{upstream}/{tool}/accept", post(tools::accept))
+        .route("/tools/{upstream}/{tool}/reject", post(tools::reject))
+        .route("/grants", get(grants::page))
+        .route("/ledger", get(ledger::page))
+        .route("/ledger/verify", get(verifying::page).post(verifying::verify))
+        .route("/ledger/export", get(ledger::export))
+        .route("/ledger/{seq}", get(ledger::entry))
+        .route("/health", get(health::page))
         .route("/assets/{name}", get(assets::asset))
         .route_layer(middleware::from_fn(guard))
 }

@@ -6,7 +6,7 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, html};
 
-use super::{Doors, Problem, SECTIONS, form::TOKEN};
+use super::{Doors, Problem, SECTIONS, form::TOKEN, hold::marked};
 use crate::{
     approver::{FormToken, Session},
     clock::Timestamp,
@@ -36,8 +36,8 @@ pub(super) struct Page<'a> {
     pub(super) section: &'static str,
     /// Modules of ours that it runs, below `/assets/`.
     pub(super) scripts: &'static [&'static str],
-    /// The page to go to at once.
-    pub(super) refresh: Option<&'a str>,
+    /// The page to go to, and after how many seconds.
+    pub(super) refresh: Option<(u8, &'a str)>,
 }
 
 /// A page for somebody who is signed in.
@@ -80,7 +80,7 @@ fn document(status: StatusCode, page: &Page<'_>, top: &Markup, main: &Markup) ->
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="robots" content="noindex";
-                @if let Some(to) = page.refresh { meta http-equiv="refresh" content={ "0; url=" (to) }; }
+                @if let Some((after, to)) = page.refresh { meta http-equiv="refresh" content={ (after) "; url=" (to) }; }
                 title { (page.title) " · Countersign" }
                 link rel="stylesheet" href="/assets/console.css";
                 link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
@@ -176,6 +176,11 @@ impl<P: Into<Problem>> From<P> for Trouble {
 pub(super) fn time(at: Timestamp) -> Markup {
     let text = format!("{at:.0}");
     html! { time datetime=(text) { (text.replace('T', " ").replace('Z', " UTC")) } }
+}
+
+/// A text of others in a line of ours: in its own box, with what hides in it written out.
+pub(super) fn theirs(text: &str) -> Markup {
+    html! { span.theirs dir="ltr" { (marked(&visible(text))) } }
 }
 
 /// One part of a path, whatever is in it.

@@ -67,6 +67,6 @@ fn again(back: &str) -> Response {
         h1 { "One moment" }
         p { a href=(back) { "Go on" } }
     };
-    let page = Page { name: "again", title: "One moment", refresh: Some(back), ..Page::default() };
+    let page = Page { name: "again", title: "One moment", refresh: Some((0, back)), ..Page::default() };
     plain(StatusCode::OK, &page, &main)
 }
