@@ -154,7 +154,9 @@ pub(super) async fn add(
     let (roles, also) = (roles.into_iter().collect(), also.into_iter().collect());
     let added = house.pipeline.approvers.add(name, roles, also, vouch(by)).await.map_err(not_done)?;
     let code = added.code.map(|code| code.reveal().to_string());
-    Ok(json!({"approver": name, "code": code, "expires": added.expires.map(|at| at.to_string())}))
+    // what stands behind `#` is sent to no server
+    let link = code.as_ref().map(|code| format!("{}/enrol#{code}", house.config.console_url()));
+    Ok(json!({"approver": name, "code": code, "link": link, "expires": added.expires.map(|at| at.to_string())}))
 }
 
 pub(super) async fn remove(house: &House, name: &str, by: Option<Voucher>) -> Result<Value, Failure> {
@@ -177,8 +179,9 @@ fn added(answer: &Value) -> String {
     match field(answer, "code") {
         "" => format!("changed {name}, who is enrolled already"),
         code => format!(
-            "added {name}; the one-time code, good until {}:\n\n  {code}\n\nPass it on: they run `countersign approver enrol`",
-            field(answer, "expires")
+            "added {name}; the one-time code, good until {}:\n\n  {code}\n\nPass it on: they open {}\nor run `countersign approver enrol`",
+            field(answer, "expires"),
+            field(answer, "link")
         ),
     }
 }

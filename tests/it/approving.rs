@@ -448,7 +448,7 @@ fn who_is_enrolled_vouches_for_who_comes_and_goes() {
     terminal.answer(question, PASSPHRASE);
     let (code, seen) = terminal.end();
     assert_eq!(code, 0, "{seen}");
-    assert!(seen.contains("they run `countersign approver enrol`"), "{seen}");
+    assert!(seen.contains("/enrol#") && seen.contains("or run `countersign approver enrol`"), "{seen}");
     let listed = json_of(&countersign(&dir, &["approver", "list", "--json"]));
     let names: Vec<(&str, bool)> = listed["approvers"]
         .as_array()

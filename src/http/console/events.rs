@@ -38,15 +38,17 @@ struct Rows {
 impl Teller for Rows {
     async fn tell(&self, doors: &Arc<Doors>, who: &Session, told: Told) -> Option<Bytes> {
         let ledger = &doors.pipeline.ledger;
+        // a page that was made at that size of the ledger, or from that entry about its hold, has missed nothing
+        let size = ledger.size();
+        let standing = || {
+            let (pending, newest) = ledger.holds(|book| {
+                let record = self.only.as_ref().and_then(|only| book.get(only));
+                (book.counts().pending, record.map(|record| record.newest()))
+            });
+            json!({"size": size, "pending": pending, "newest": newest})
+        };
         Some(match told {
-            // a page that was made at that size of the ledger, or from that entry, has missed nothing
-            Told::Ready => {
-                let (pending, newest) = ledger.holds(|book| {
-                    let record = self.only.as_ref().and_then(|only| book.get(only));
-                    (book.counts().pending, record.map(|record| record.newest()))
-                });
-                event("ready", None, &json!({"size": ledger.size(), "pending": pending, "newest": newest}))
-            }
+            Told::Ready => event("ready", None, &standing()),
             Told::Changed(change) if self.only.as_ref().is_some_and(|only| *only != change.hold) => return None,
             Told::Changed(change) => {
                 let (pending, state) = ledger
@@ -59,7 +61,7 @@ impl Teller for Rows {
                                   "newest": change.seq, "pending": pending, "row": row});
                 event("changed", Some(change.seq), &what)
             }
-            Told::Missed(missed) => event("lagged", None, &json!({"missed": missed})),
+            Told::Missed(_) => event("lagged", None, &standing()),
             Told::Nothing => comment(),
             Told::Ended => event("ended", None, &json!({})),
         })

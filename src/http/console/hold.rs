@@ -352,12 +352,12 @@ fn arguments(seen: &Seen) -> Markup {
             p.warning data-more { (more) " more values are not shown in rows. The whole text has them." }
         }
         h3 { "The same as it is sent, every character" }
-        @let text = raw(arguments, "text");
+        @let text = told_apart(raw(arguments, "text"), list(arguments, "flags"));
         @match seen.long {
-            None => pre.theirs data-canonical dir="ltr" { (marked(text)) },
+            None => pre.theirs data-canonical dir="ltr" { (text) },
             Some(bytes) => details {
                 summary { "The whole text, " (bytes) " bytes" }
-                pre.theirs data-canonical dir="ltr" { (marked(text)) }
+                pre.theirs data-canonical dir="ltr" { (text) }
             },
         }
     }
@@ -369,15 +369,18 @@ fn argument(row: &Value) -> Markup {
         "" => "(the whole)",
         path => path,
     };
+    let flags = list(row, "flags");
+    let odd = odd_letters(&format!("{path}{}", raw(row, "value")), flags);
     html! {
         li.argument data-argument-path=(path) {
-            span.path.theirs dir="ltr" { (marked(path)) }
+            span.path.theirs dir="ltr" { (told_apart(path, flags)) }
             @if count(row, "path_cut") > 0 { span.note { (count(row, "path_cut")) " bytes of the path not shown" } }
-            span.value.theirs dir="ltr" { (marked(raw(row, "value"))) }
+            span.value.theirs dir="ltr" { (told_apart(raw(row, "value"), flags)) }
             @if count(row, "cut") > 0 { span.note data-cut=(count(row, "cut")) { (count(row, "cut")) " bytes not shown" } }
-            @for word in list(row, "flags").iter().filter_map(Value::as_str) {
+            @for word in flags.iter().filter_map(Value::as_str) {
                 span.note { span.tag data-flag=(word) { (word) } " " (sentence(word)) }
             }
+            @if !odd.is_empty() { span.note data-odd { (odd) } }
             @for host in list(row, "hosts") {
                 span.note data-host=(raw(host, "ascii")) {
                     "host " span.theirs dir="ltr" { (raw(host, "ascii")) }
@@ -397,36 +400,78 @@ fn sentence(word: &str) -> &'static str {
 
 /// A visible text with what is written out in it pointed out.
 pub(super) fn marked(text: &str) -> Markup {
+    told_apart(text, &[])
+}
+
+/// The same, with every letter pointed out that is not plain where some are taken for others.
+fn told_apart(text: &str, flags: &[Value]) -> Markup {
     html! {
-        @for (number, (before, written)) in pieces(text).into_iter().enumerate() {
-            (before)
-            @if number < MARKS { @if !written.is_empty() { mark { (written) } } } @else { (written) }
+        @for piece in pieces(text, is_deceptive(flags)) {
+            @match piece {
+                Piece::Plain(text) => (text),
+                Piece::Written(text) => mark { (text) },
+                Piece::Odd(text) => mark.odd { (text) },
+            }
         }
     }
 }
 
-/// The text in pieces: what stands before a `<U+202E>`, and that.
-fn pieces(text: &str) -> Vec<(&str, &str)> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    let mut from = 0;
-    while pieces.len() <= MARKS {
-        let Some(at) = rest.get(from..).and_then(|rest| rest.find("<U+")).map(|at| from + at) else { break };
-        let hex = rest.get(at + 3..).and_then(|rest| rest.find('>')).filter(|digits| (4..=6).contains(digits));
-        let whole = hex.filter(|digits| {
-            let digits = rest.get(at + 3..at + 3 + digits);
-            digits.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-        });
-        let Some((before, tail)) = whole.and_then(|_| rest.split_at_checked(at)) else {
-            from = at + 3;
-            continue;
-        };
-        let Some((written, after)) = tail.split_at_checked(whole.unwrap_or_default() + 4) else { break };
-        pieces.push((before, written));
-        (rest, from) = (after, 0);
+/// Whether letters could be taken for others.
+fn is_deceptive(flags: &[Value]) -> bool {
+    let words = [Flag::MixedScript.word(), Flag::Confusable.word()];
+    flags.iter().filter_map(Value::as_str).any(|flag| words.contains(&flag))
+}
+
+/// Which letters of a text are not plain, where some are taken for others: each with its number in Unicode.
+fn odd_letters(text: &str, flags: &[Value]) -> String {
+    const MOST: usize = 12;
+    if !is_deceptive(flags) {
+        return String::new();
     }
-    pieces.push((rest, ""));
+    let mut odd: Vec<char> = text.chars().filter(|letter| !letter.is_ascii()).collect();
+    odd.sort_unstable();
+    odd.dedup();
+    let named = odd.iter().take(MOST).map(|letter| format!("{letter} is U+{:04X}", u32::from(*letter)));
+    let more = if odd.len() > MOST { format!(", and {} more", odd.len() - MOST) } else { String::new() };
+    format!("{}{more}", named.collect::<Vec<_>>().join(", "))
+}
+
+/// A piece of a visible text.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece<'t> {
+    /// As it is.
+    Plain(&'t str),
+    /// A character that is written out, as `<U+202E>`.
+    Written(&'t str),
+    /// Letters that are not ASCII.
+    Odd(&'t str),
+}
+
+/// The text in pieces. After so many that are pointed out, the rest is one piece.
+fn pieces(text: &str, odd: bool) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let (mut rest, mut marks) = (text, 0);
+    while marks < MARKS {
+        let begins = |from: &str| written(from).is_some() || odd && from.starts_with(|letter: char| !letter.is_ascii());
+        let at = rest.char_indices().map(|(at, _)| at).find(|at| rest.get(*at..).is_some_and(begins));
+        let Some((before, tail)) = at.and_then(|at| rest.split_at_checked(at)) else { break };
+        let length = written(tail);
+        let end = length.unwrap_or_else(|| tail.find(|letter: char| letter.is_ascii()).unwrap_or(tail.len()));
+        let Some((piece, after)) = tail.split_at_checked(end) else { break };
+        pieces.extend((!before.is_empty()).then_some(Piece::Plain(before)));
+        pieces.push(if length.is_some() { Piece::Written(piece) } else { Piece::Odd(piece) });
+        (rest, marks) = (after, marks + 1);
+    }
+    pieces.extend((!rest.is_empty()).then_some(Piece::Plain(rest)));
     pieces
+}
+
+/// The length of the character that is written out where the text begins, if one is.
+fn written(text: &str) -> Option<usize> {
+    let rest = text.strip_prefix("<U+")?;
+    let digits = rest.bytes().take(7).take_while(u8::is_ascii_hexdigit).count();
+    let fits = (4..=6).contains(&digits) && rest.as_bytes().get(digits) == Some(&b'>');
+    fits.then(|| digits + "<U+>".len())
 }
 
 fn difference(seen: &Seen) -> Markup {
@@ -559,6 +604,31 @@ mod tests {
         let out = of(&many);
         assert_eq!(out.matches("<mark>").count(), MARKS);
         assert_eq!(out.replace("<mark>", "").replace("</mark>", ""), many.replace('<', "&lt;").replace('>', "&gt;"));
+    }
+
+    #[test]
+    fn a_letter_that_is_taken_for_another_is_pointed_out() {
+        let row =
+            |value: &str, flags: &[&str]| argument(&serde_json::json!({"path": "/to", "value": value, "flags": flags}));
+        let out = row("\"b\u{43e}b\"", &["mixed_script"]).into_string();
+        assert!(out.contains("&quot;b<mark class=\"odd\">\u{43e}</mark>b&quot;"), "{out}");
+        assert!(out.contains("\u{43e} is U+043E"), "{out}");
+        let out = row("\"b\u{43e}<U+200B>b\"", &["confusable", "invisible"]).into_string();
+        assert!(out.contains("<mark class=\"odd\">\u{43e}</mark><mark>&lt;U+200B&gt;</mark>b"), "{out}");
+        let out = row("\"\u{43f}\u{440}\u{438}\"", &[]).into_string();
+        assert!(!out.contains("<mark") && !out.contains("U+"), "a word of one script is left alone: {out}");
+        let many: String = (0x4e00..0x4e40).filter_map(char::from_u32).collect();
+        assert!(row(&many, &["mixed_script"]).into_string().contains("and 52 more"));
+        let expected = [
+            Piece::Plain("ab"),
+            Piece::Odd("\u{e9}\u{e8}"),
+            Piece::Written("<U+200B>"),
+            Piece::Odd("\u{e9}"),
+            Piece::Plain("c"),
+        ];
+        assert_eq!(pieces("ab\u{e9}\u{e8}<U+200B>\u{e9}c", true), expected);
+        let mixed = "\u{e9}<U+200B>x".repeat(10_000);
+        assert_eq!(pieces(&mixed, true).len(), MARKS + MARKS / 2);
     }
 
     #[test]

@@ -26,7 +26,7 @@ const MOST: usize = 1_000;
 /// row is to tell calls apart. What is decided on is on the hold's own page.
 const VALUES: usize = 4;
 const LETTERS: usize = 60;
-const LOOKED_AT: usize = 64 << 10;
+const LOOKED_AT: usize = 16 << 10;
 
 /// One row, as it is written into the page, and sent to one that is open.
 #[derive(Serialize)]
@@ -216,17 +216,19 @@ fn shown(row: &Row, now: i64) -> Markup {
     html! {
         li.row data-hold=(row.hold) data-state=(row.state) data-yours=(row.yours) data-deadline=(row.deadline) {
             a.open href={ "/holds/" (segment(&row.hold)) } { span.mono data-fill="tool" { (row.tool) } }
-            span.tags data-fill="impact" { @for impact in &row.impact { span.tag data-impact=(impact) { (impact) } } }
-            span.who data-fill="who" { (row.who) }
+            span.tags.impact data-fill="impact" {
+                @for impact in &row.impact { span.tag data-impact=(impact) { (impact) } }
+            }
             span.left data-fill="left" { (left(row.deadline, now)) }
+            span.who data-fill="who" { (row.who) }
+            span.progress.quiet data-fill="progress" { (row.progress) }
             span.few data-fill="arguments" {
                 @for (path, value) in &row.arguments {
                     span.theirs { b { (path) } " " (value) }
                 }
             }
-            span.quiet data-fill="rest" { (row.rest) }
-            span.tags data-fill="flags" { @for flag in &row.flags { span.tag data-flag=(flag) { (flag) } } }
-            span.quiet data-fill="progress" { (row.progress) }
+            span.rest.quiet data-fill="rest" { (row.rest) }
+            span.tags.flags data-fill="flags" { @for flag in &row.flags { span.tag data-flag=(flag) { (flag) } } }
         }
     }
 }

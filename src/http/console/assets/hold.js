@@ -7,8 +7,15 @@ const hold = state.dataset.hold;
 const acts = [...document.querySelectorAll("form[data-act=approve], form[data-act=deny]")];
 clock(Number(state.dataset.now));
 
+/** Whether somebody could be about to decide: with a yes on the page, or a reason begun. */
+function deciding() {
+  const reason = document.getElementById("reason");
+  const yes = acts.some((act) => act.dataset.act === "approve");
+  return yes || (reason !== null && (reason.value !== "" || document.activeElement === reason));
+}
+
 function changed() {
-  if (acts.length === 0) return location.reload();
+  if (!deciding()) return location.reload();
   document.querySelector("[data-changed]").hidden = false;
   close();
 }
@@ -20,8 +27,7 @@ function close() {
 listen(
   (kind, told) => {
     if (told.pending !== undefined) count(told.pending);
-    if (kind === "lagged") changed();
-    else if (told.newest !== undefined && told.newest !== null && told.newest > Number(state.dataset.asOf)) changed();
+    if (told.newest !== undefined && told.newest !== null && told.newest > Number(state.dataset.asOf)) changed();
   },
   { hold },
 );

@@ -39,6 +39,7 @@ export function listen(heard, { hold = "", keeps = () => false } = {}) {
   const shown = document.querySelector("[data-live]");
   let source = null;
   let over = false;
+  let refused = 0;
   const say = (state, text) => {
     if (!shown) return;
     shown.dataset.live = state;
@@ -53,6 +54,7 @@ export function listen(heard, { hold = "", keeps = () => false } = {}) {
     source = new EventSource(hold ? `/events?hold=${encodeURIComponent(hold)}` : "/events");
     for (const kind of ["ready", "changed", "lagged"]) {
       source.addEventListener(kind, (event) => {
+        refused = 0;
         say("on", "Live");
         heard(kind, JSON.parse(event.data));
       });
@@ -64,11 +66,13 @@ export function listen(heard, { hold = "", keeps = () => false } = {}) {
     });
     source.addEventListener("error", () => {
       say("off", "Not live: trying again");
-      // a refusal is not tried again by the browser
-      if (source?.readyState === EventSource.CLOSED) {
-        close();
-        setTimeout(follow, 5000);
-      }
+      // the browser itself tries again, but where it was refused
+      if (source?.readyState !== EventSource.CLOSED) return;
+      close();
+      refused += 1;
+      over = refused > 5;
+      if (over) say("ended", "Not live any more: open the page again.");
+      else setTimeout(follow, 5000);
     });
   };
   const follow = () => (document.hidden && !keeps() ? close() : open());

@@ -105,6 +105,8 @@ async function catchUp() {
   }
 }
 
+if (wants) offer();
+
 listen((kind, told) => {
   if (kind === "ready") {
     if (told.size !== size) catchUp();
@@ -118,6 +120,18 @@ listen((kind, told) => {
     if (told.kind === "call.held" && !known && told.row?.yours) tell(told.row);
   }
 }, { keeps: () => tells });
+
+// ---- up and down with the keys, from wherever in the queue the focus is
+
+queue.addEventListener("keydown", (event) => {
+  const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[event.key];
+  if (!step || event.ctrlKey || event.altKey || event.metaKey) return;
+  const links = [...queue.querySelectorAll("a.open")];
+  const at = links.indexOf(document.activeElement);
+  if (at < 0) return;
+  event.preventDefault();
+  links[Math.min(links.length - 1, Math.max(0, at + step))].focus();
+});
 
 // ---- one timer for all of them
 
@@ -154,5 +168,3 @@ function tell(row) {
     location.assign(`/holds/${encodeURIComponent(row.hold)}`);
   });
 }
-
-if (wants) offer();
