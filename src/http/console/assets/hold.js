@@ -15,7 +15,8 @@ function deciding() {
 }
 
 function changed() {
-  if (!deciding()) return location.reload();
+  // not loaded again as it was: it may be the answer to a form
+  if (!deciding()) return location.replace(`/holds/${encodeURIComponent(hold)}`);
   document.querySelector("[data-changed]").hidden = false;
   close();
 }
@@ -26,6 +27,7 @@ function close() {
 
 listen(
   (kind, told) => {
+    if (kind === "ended") return close();
     if (told.pending !== undefined) count(told.pending);
     if (told.newest !== undefined && told.newest !== null && told.newest > Number(state.dataset.asOf)) changed();
   },

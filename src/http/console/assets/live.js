@@ -63,6 +63,8 @@ export function listen(heard, { hold = "", keeps = () => false } = {}) {
       over = true;
       close();
       say("ended", "You are signed out: open the page again.");
+      document.title = "Signed out · Countersign";
+      heard("ended", {});
     });
     source.addEventListener("error", () => {
       say("off", "Not live: trying again");

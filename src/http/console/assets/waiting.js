@@ -112,6 +112,8 @@ listen((kind, told) => {
     if (told.size !== size) catchUp();
   } else if (kind === "lagged") {
     catchUp();
+  } else if (kind === "ended") {
+    say("You are signed out of Countersign", "Nothing more is told.", "/sign-in");
   } else {
     const known = rows.has(told.hold);
     if (told.row) put(told.row);
@@ -158,13 +160,15 @@ wants?.addEventListener("click", async () => {
 });
 
 function tell(row) {
+  say("A call waits for a countersignature", `${row.tool}, ${row.who}`, `/holds/${encodeURIComponent(row.hold)}`);
+}
+
+/** Says it on the desktop, once, while nobody looks at the page. */
+function say(title, body, path) {
   if (!tells || !document.hidden) return;
-  const note = new Notification("A call waits for a countersignature", {
-    body: `${row.tool}, ${row.who}`,
-    tag: row.hold,
-  });
+  const note = new Notification(title, { body, tag: path });
   note.addEventListener("click", () => {
     focus();
-    location.assign(`/holds/${encodeURIComponent(row.hold)}`);
+    location.assign(path);
   });
 }
