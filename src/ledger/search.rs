@@ -123,12 +123,13 @@ impl Ledger {
         let mut found = Vec::new();
         while end > last {
             let from = end.saturating_sub(CHUNK as u64).max(last);
-            for entry in self.entries(from, (end - from) as usize)?.into_iter().rev() {
+            let entries = self.entries(from, (end - from) as usize)?;
+            for entry in entries.iter().rev() {
                 if found.len() == limit {
                     return Ok((found, Some(entry.seq + 1)));
                 }
-                if self.fits(filter, &entry)? {
-                    found.push(alone(entry));
+                if self.fits(filter, entry, &entries)? {
+                    found.push(alone(entry.clone()));
                 }
             }
             end = from;
@@ -152,7 +153,7 @@ impl Ledger {
             }
             for entry in entries {
                 from = entry.seq + 1;
-                if self.fits(filter, &entry)? {
+                if self.fits(filter, &entry, &[])? {
                     show(&entry);
                 }
             }
@@ -173,7 +174,7 @@ impl Ledger {
                 if since.as_deref().is_some_and(|since| at < since) {
                     return Ok(());
                 }
-                if found < limit && self.fits(filter, &entry)? {
+                if found < limit && self.fits(filter, &entry, &[])? {
                     take(entry);
                     found += 1;
                 }
@@ -201,25 +202,33 @@ impl Ledger {
             if entries.is_empty() {
                 break;
             }
-            for entry in entries {
+            for entry in &entries {
                 if found.len() == limit {
                     return Ok((found, at));
                 }
                 at = entry.seq + 1;
-                if self.fits(filter, &entry)? {
-                    found.push(alone(entry));
+                if self.fits(filter, entry, &entries)? {
+                    found.push(alone(entry.clone()));
                 }
             }
         }
         Ok((found, at))
     }
 
-    fn fits(&self, filter: &Filter, entry: &Entry) -> Result<bool, Fault> {
+    /// Whether a filter lets an entry through. `near` are entries in a row that are at hand: the intent of an outcome is
+    /// most often among them.
+    fn fits(&self, filter: &Filter, entry: &Entry, near: &[Entry]) -> Result<bool, Fault> {
         if !filter.says(&entry.text) {
             return Ok(false);
         }
         match filter.elsewhere(&entry.text) {
-            Some(intent) => Ok(self.entries(intent, 1)?.first().is_some_and(|intent| filter.about(&intent.text))),
+            Some(intent) => {
+                let place = near.first().and_then(|first| usize::try_from(intent.checked_sub(first.seq)?).ok());
+                match place.and_then(|place| near.get(place)) {
+                    Some(intent) => Ok(filter.about(&intent.text)),
+                    None => Ok(self.entries(intent, 1)?.first().is_some_and(|intent| filter.about(&intent.text))),
+                }
+            }
             None => Ok(filter.about(&entry.text)),
         }
     }

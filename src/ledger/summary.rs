@@ -143,12 +143,14 @@ impl Summary {
         self.began.filter(|began| self.cut && began.as_second() > wanted)
     }
 
-    /// The last hours, the oldest first, the one of `now` last: when each began, and what happened in it.
-    pub fn hours(&self, now: Timestamp, hours: i64) -> Vec<(Timestamp, Hour)> {
+    /// The last hours, the oldest first, the one of `now` last: when each began, and what happened in it, as far as `of`
+    /// tells.
+    pub fn hours(&self, now: Timestamp, hours: i64, of: impl Fn(&Hour) -> Option<Counts>) -> Vec<(Timestamp, Counts)> {
         let last = number(now);
         let first = last.saturating_sub(hours.clamp(1, HOURS) - 1);
         let at = |hour: i64| Timestamp::from_second(hour.saturating_mul(HOUR)).unwrap_or(now);
-        (first..=last).map(|hour| (at(hour), self.hours.get(&hour).cloned().unwrap_or_default())).collect()
+        let counts = |hour: i64| self.hours.get(&hour).and_then(&of).unwrap_or_default();
+        (first..=last).map(|hour| (at(hour), counts(hour))).collect()
     }
 
     /// What happened in the last hours, in all, by agent and by tool.
@@ -309,11 +311,12 @@ mod tests {
         ];
         let summary = of(&entries);
         let now = at("2026-11-21T10:30:00Z");
-        let hours = summary.hours(now, 3);
+        let all = |hour: &Hour| Some(hour.all.clone());
+        let hours = summary.hours(now, 3, all);
         let begun: Vec<String> = hours.iter().map(|(at, _)| at.to_string()).collect();
         assert_eq!(begun, ["2026-11-21T08:00:00Z", "2026-11-21T09:00:00Z", "2026-11-21T10:00:00Z"]);
-        assert_eq!(hours[0].1, Hour::default());
-        assert_eq!((hours[1].1.all.permitted, hours[1].1.all.ok, hours[1].1.all.decisions()), (1, 1, 1));
+        assert_eq!(hours[0].1, Counts::default());
+        assert_eq!((hours[1].1.permitted, hours[1].1.ok, hours[1].1.decisions()), (1, 1, 1));
         let total = summary.total(now, 24);
         assert_eq!((total.all.permitted, total.all.held, total.all.countersigned, total.all.refused), (1, 1, 1, 1));
         assert_eq!((total.all.ok, total.all.tool_error, total.all.unknown), (1, 1, 1));
@@ -362,6 +365,9 @@ mod tests {
         assert_eq!((summary.next, summary.hours.len()), (4, 2));
         summary.forget(at("2026-11-21T10:30:00Z"));
         assert_eq!(summary.hours.len(), 1);
-        assert_eq!(summary.hours(at("2026-11-21T10:30:00Z"), i64::MAX).len(), usize::try_from(HOURS).unwrap());
+        assert_eq!(
+            summary.hours(at("2026-11-21T10:30:00Z"), i64::MAX, |_| None).len(),
+            usize::try_from(HOURS).unwrap()
+        );
     }
 }

@@ -148,7 +148,7 @@ struct Seen {
 impl Seen {
     fn of(ledger: &Ledger, now: Timestamp, span: Span) -> Result<Self, Fault> {
         let look = |summary: &Summary| {
-            let hours = summary.hours(now, span.hours()).into_iter().map(|(at, hour)| (at, hour.all)).collect();
+            let hours = summary.hours(now, span.hours(), |hour| Some(hour.all.clone()));
             (summary.total(now, span.hours()), hours, summary.since(now, span.hours()))
         };
         let (total, hours, since) = ledger.summed(now, look)?;
@@ -284,9 +284,7 @@ struct One {
 impl One {
     fn of(ledger: &Ledger, agent: &str, now: Timestamp, span: Span) -> Result<Self, Fault> {
         let look = |summary: &Summary| {
-            let own = |hour: Hour| hour.agents.get(agent).cloned().unwrap_or_default();
-            let hours: Vec<_> =
-                summary.hours(now, span.hours()).into_iter().map(|(at, hour)| (at, own(hour))).collect();
+            let hours = summary.hours(now, span.hours(), |hour| hour.agents.get(agent).cloned());
             (hours, summary.since(now, span.hours()))
         };
         let (hours, since) = ledger.summed(now, look)?;
@@ -350,7 +348,7 @@ pub(super) async fn one(
         }
         @if !counts.codes.is_empty() {
             h2 { "Why it was refused" }
-            table {
+            div.scroll tabindex="0" role="region" aria-label="Why it was refused" { table {
                 thead { tr { th scope="col" { "reason" } th.number scope="col" { "how often" } } }
                 tbody {
                     @for (code, count) in &counts.codes {
@@ -360,24 +358,24 @@ pub(super) async fn one(
                         }
                     }
                 }
-            }
+            } }
         }
         h2 { "Its newest holds" }
         @if seen.holds.is_empty() { p.none { "None is remembered." } } @else { (holds(&seen.holds)) }
         h2 { "Its tokens" }
         @if seen.tokens.is_empty() { p.none { "None that is good still." } } @else {
-            table {
-                thead { tr { th scope="col" { "token" } th scope="col" { "until" } th scope="col" { "" } } }
+            div.scroll tabindex="0" role="region" aria-label="Tokens" { table {
+                thead { tr { th scope="col" { "token" } th scope="col" { "until" } th scope="col" { "state" } } }
                 tbody {
                     @for (id, token) in seen.tokens.iter().take(FEW) {
                         tr {
                             th scope="row" { code { (visible(id)) } }
                             td { (time(token.expires)) }
-                            td { @if token.revoked { span.bad { "revoked" } } }
+                            td { @if token.revoked { span.bad { "revoked" } } @else { "good" } }
                         }
                     }
                 }
-            }
+            } }
             @if seen.tokens.len() > FEW { p.quiet { (seen.tokens.len() - FEW) " more are not shown." } }
         }
         h2 { "Its newest entries" }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::page::theirs;
+use super::page::{segment, theirs};
 use crate::{display::visible, ledger::Entry};
 
 /// What tells an entry from others, besides its kind, agent and tool.
@@ -60,9 +60,20 @@ fn row(entry: &Entry) -> Markup {
             td { @if let Some(tool) = &tool { (theirs(tool)) } }
             td {
                 @for (name, told) in TOLD.into_iter().filter_map(|name| Some((name, text(name)?))) {
-                    span.told { (name) "=" (theirs(told)) } " "
+                    span.told { (name) "=" (value(name, told)) } " "
                 }
             }
+        }
+    }
+}
+
+/// What a member says. Only `name` is of a caller's own making.
+fn value(name: &str, told: &str) -> Markup {
+    html! {
+        @match name {
+            "name" => (theirs(told)),
+            "hold" => a href={ "/holds/" (segment(told)) } { (visible(told)) },
+            _ => code { (visible(told)) },
         }
     }
 }

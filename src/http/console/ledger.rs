@@ -274,9 +274,9 @@ pub(super) async fn entry(
         p.quiet { a href="/ledger" { "Ledger" } }
         h1 { "Entry " (seq) ": " code { (visible(kind)) } }
         p {
-            @if seq > 0 { a rel="prev" href={ "/ledger/" (seq - 1) } { "Before it" } " · " }
-            @if seq + 1 < size { a rel="next" href={ "/ledger/" (seq + 1) } { "After it" } }
-            @if let Some(hold) = entries::member(&whole, "hold") { " · " a href={ "/holds/" (segment(hold)) } { "The hold" } }
+            @if seq > 0 { a rel="prev" href={ "/ledger/" (seq - 1) } { "Before it" } " " }
+            @if seq + 1 < size { a rel="next" href={ "/ledger/" (seq + 1) } { "After it" } " " }
+            @if let Some(hold) = entries::member(&whole, "hold") { a href={ "/holds/" (segment(hold)) } { "The hold" } }
         }
         table.rows {
             caption { "What it says" }

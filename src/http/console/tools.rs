@@ -160,7 +160,7 @@ fn quarantine<'q>(tools: impl Iterator<Item = &'q &'q Quarantined>) -> Markup {
     html! {
         div.scroll tabindex="0" role="region" aria-label="Tools that are not offered" {
             table {
-                thead { tr { th scope="col" { "tool" } th scope="col" { "why" } th scope="col" { "" } } }
+                thead { tr { th scope="col" { "tool" } th scope="col" { "why" } th scope="col" { "more" } } }
                 tbody {
                     @for Quarantined { upstream, tool, why } in tools {
                         @let (code, sentence) = why.told();
@@ -430,6 +430,9 @@ fn decision(who: &Session, review: &Review, digest: Digest) -> Markup {
     };
     html! {
         h2 { "Decide" }
+        p.quiet {
+            "Who has no passphrase decides in a terminal: " code { "countersign tool accept" } ", " code { "countersign tool reject" } "."
+        }
         (form("reject", "Reject", "Reject it: the tool stays out of reach of every agent, and whoever looks next is told."))
         (form("accept", "Accept this definition", "Accept it: it becomes the contract, with the impact, labels and further bounds that the contract has now, and the tool is offered again. Only the very definition that is shown here is accepted."))
     }
