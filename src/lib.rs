@@ -93,6 +93,9 @@ pub mod clock;
 // What a person is shown of what others wrote.
 pub mod display;
 
+// Passkeys: what an authenticator says, read and judged.
+pub mod passkey;
+
 // A call and its first stages; who calls, and why a call is refused.
 pub mod call;
 

@@ -3,27 +3,31 @@
 use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
 
 use super::{
-    Code, NotEnrolled, NotUnlocked, Passphrase, Session, Sessions, Token, Unlocked, Vault, Way, approver_name,
+    Code, NotEnrolled, NotUnlocked, Passphrase, Prepared, Session, Sessions, Shown, Token, Unlocked, Vault, Way,
+    approver_name, ceremonies::Ceremonies,
 };
 use crate::{
     call::Fault,
     clock::{Clock, Timestamp},
-    hold::{HoldId, Phase, Rejected},
+    hold::{Credential, HoldId, Means, Phase, Proof, Rejected},
     json::Digest,
     ledger::{Ledger, NotChanged},
+    passkey::Flaw,
 };
 
 /// Roles, or other names, that one approver may have.
 const MOST: usize = 16;
 
-/// Adds approvers, enrols them, and signs for them while they give their passphrase.
+/// Adds approvers, enrols them, and signs for them while they give their passphrase; what they do with passkeys is in
+/// `passkeys`.
 #[derive(Debug)]
 pub struct Approvers {
-    vault: Arc<Vault>,
+    pub(super) vault: Arc<Vault>,
     /// Who is signed in.
     pub sessions: Sessions,
-    ledger: Ledger,
-    clock: Clock,
+    pub(super) ceremonies: Ceremonies,
+    pub(super) ledger: Ledger,
+    pub(super) clock: Clock,
 }
 
 /// Who vouches for an approver's coming or going.
@@ -56,6 +60,8 @@ pub enum NotDone {
         /// Seconds until it makes sense to come again.
         retry_after_s: u64,
     },
+    /// What an authenticator said does not count.
+    Passkey(Flaw),
     /// A rule forbids it.
     Rejected(Rejected),
     /// Nobody was enrolled.
@@ -71,6 +77,7 @@ impl fmt::Display for NotDone {
             Self::Malformed(why) => f.write_str(why),
             Self::Locked => f.write_str("the approver or the passphrase is wrong"),
             Self::TooMany { retry_after_s } => write!(f, "too many tries; wait {retry_after_s} s"),
+            Self::Passkey(flaw) => flaw.fmt(f),
             Self::Rejected(rejected) => rejected.fmt(f),
             Self::NotEnrolled(NotEnrolled::Code) => f.write_str("there is no such code, or it was used"),
             Self::NotEnrolled(NotEnrolled::Expired) => f.write_str("the code is older than a day; ask for a new one"),
@@ -123,10 +130,16 @@ impl Approvers {
     /// [`Fault`] when it cannot be read or kept to ourselves.
     pub fn open(data: &Path, ledger: Ledger, clock: Clock) -> Result<Self, Fault> {
         let vault = Arc::new(Vault::open(data)?);
-        let known: Vec<(String, Option<[u8; 32]>)> =
-            ledger.holds(|book| book.roster().iter().map(|known| (known.name.clone(), known.key)).collect());
-        vault.reconcile(known.iter().map(|(name, key)| (name.as_str(), *key)))?;
-        Ok(Self { vault, sessions: Sessions::default(), ledger, clock })
+        let known: Vec<_> = ledger.holds(|book| {
+            let each = book.roster().iter();
+            each.map(|known| (known.name.clone(), known.key, known.passkeys.is_empty())).collect()
+        });
+        vault.reconcile(known.iter().map(|(name, key, _)| (name.as_str(), *key)))?;
+        // a code that a passkey was enrolled with is known for one that served by that
+        for (name, ..) in known.iter().filter(|(_, _, none)| !none) {
+            vault.uninvite(name)?;
+        }
+        Ok(Self { vault, sessions: Sessions::default(), ceremonies: Ceremonies::default(), ledger, clock })
     }
 
     /// Adds an approver and gives the code to enrol with; changes the roles and names of one who is there. The first
@@ -156,7 +169,7 @@ impl Approvers {
         }
         let by = self.vouched(vouch).await?;
         self.ledger.add_approver(name, roles, also, by).await?;
-        let enrolled = self.key_of(name).is_some();
+        let enrolled = self.ledger.holds(|book| book.roster().get(name).is_some_and(|known| known.is_enrolled()));
         if enrolled {
             return Ok(Added { code: None, expires: None });
         }
@@ -184,9 +197,14 @@ impl Approvers {
     /// [`NotDone`]
     pub async fn enrol(&self, code: &Code, passphrase: &Passphrase) -> Result<String, NotDone> {
         let prepared = self.vault.prepare(code, passphrase, self.clock.now()).await?;
+        self.conclude(prepared, None).await
+    }
+
+    /// Tells the ledger of a key that is sealed and durable, and ends what was begun with it; gives whose it is.
+    pub(super) async fn conclude(&self, prepared: Prepared, proof: Option<&Proof>) -> Result<String, NotDone> {
         let (name, key) = (prepared.enrolment().name.clone(), prepared.enrolment().key);
         let vault = Arc::clone(&self.vault);
-        match self.ledger.enrol_approver(&name, key).await {
+        match self.ledger.enrol_approver(&name, Credential::Key(key), proof).await {
             Ok(_seq) => {
                 apart(move || vault.commit(prepared)).await?;
                 Ok(name)
@@ -214,8 +232,7 @@ impl Approvers {
     /// [`NotDone::Locked`], [`NotDone::TooMany`], [`NotDone::Fault`]
     pub async fn log_in(&self, approver: &str, passphrase: &Passphrase) -> Result<(Token, Session), NotDone> {
         let unlocked = self.unlock(approver, passphrase, Way::Door).await?;
-        let begun = self.sessions.begin(unlocked.name(), unlocked.public_key(), self.clock.now());
-        Ok(begun.map_err(|problem| Fault(problem.to_string()))?)
+        Ok(self.sessions.begin(unlocked.name(), Means::Key(unlocked.public_key()), self.clock.now())?)
     }
 
     /// Countersigns a hold: the passphrase unlocks the approver's key for this one act, and what is signed is the hold
@@ -231,10 +248,7 @@ impl Approvers {
         passphrase: &Passphrase,
         way: Way,
     ) -> Result<Phase, NotDone> {
-        let unlocked = self.unlock(approver, passphrase, way).await?;
-        let (statement, at) = self.ledger.statement(hold, digest, approver);
-        let (key, signature) = (unlocked.public_key(), unlocked.sign(&statement));
-        Ok(self.ledger.countersign(hold, digest, approver, &key, at, &signature).await?)
+        self.countersign(hold, digest, approver, &Shown::Passphrase(passphrase.clone()), way).await
     }
 
     /// Denies a hold. Whoever calls this has made sure of who it is that says no.
@@ -255,7 +269,7 @@ impl Approvers {
         Ok(Some(approver))
     }
 
-    async fn unlock(&self, approver: &str, passphrase: &Passphrase, way: Way) -> Result<Unlocked, NotDone> {
+    pub(super) async fn unlock(&self, approver: &str, passphrase: &Passphrase, way: Way) -> Result<Unlocked, NotDone> {
         Ok(self.vault.unlock(approver, self.key_of(approver), passphrase, way, self.clock.now()).await?)
     }
 
@@ -270,7 +284,9 @@ fn is_role(role: &str) -> bool {
 }
 
 /// Work with files, apart from the async workers.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+pub(super) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
     let worked = tokio::task::spawn_blocking(work).await;
     worked.unwrap_or_else(|_| Err(Fault("work on the approvers' files was cut short".to_owned())))
 }

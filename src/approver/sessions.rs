@@ -1,4 +1,4 @@
-//! Sessions of approvers: who has shown their passphrase of late may look. Kept in memory alone; a restart ends them.
+//! Sessions of approvers: who has shown of late that it is them may look. Kept in memory alone; a restart ends them.
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::{NoRandomness, Timestamp, random},
+    hold::Means,
     json::Digest,
 };
 
@@ -99,8 +100,8 @@ pub struct Session {
     pub id: SessionId,
     /// Whose it is.
     pub approver: String,
-    /// The public key that their passphrase unlocked: with another one, the session is of the past.
-    pub key: [u8; 32],
+    /// What they showed it with: when it is theirs no more, the session is of the past.
+    pub means: Means,
     /// What the forms of its pages bring back.
     pub form: FormToken,
     /// When it ends if nothing more is asked in it.
@@ -135,7 +136,7 @@ struct Inner {
 struct Entry {
     id: SessionId,
     approver: String,
-    key: [u8; 32],
+    means: Means,
     form: FormToken,
     began: Timestamp,
     last: Timestamp,
@@ -159,7 +160,7 @@ impl Entry {
         Session {
             id: self.id,
             approver: self.approver.clone(),
-            key: self.key,
+            means: self.means.clone(),
             form: self.form.clone(),
             idle_until: self.idle_until(),
             expires: self.expires(),
@@ -190,11 +191,11 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a session of an approver who has just shown their passphrase.
+    /// Begins a session of an approver who has just shown that it is them.
     ///
     /// # Errors
     /// [`NoRandomness`] when the machine has none to give.
-    pub fn begin(&self, approver: &str, key: [u8; 32], now: Timestamp) -> Result<(Token, Session), NoRandomness> {
+    pub fn begin(&self, approver: &str, means: Means, now: Timestamp) -> Result<(Token, Session), NoRandomness> {
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random()?);
         let mut text = Zeroizing::new(String::with_capacity(LENGTH));
         text.push_str(PREFIX);
@@ -213,7 +214,7 @@ impl Sessions {
         let entry = Entry {
             id: SessionId(inner.last_id),
             approver: approver.to_owned(),
-            key,
+            means,
             form,
             began: now,
             last: now,
@@ -277,7 +278,7 @@ impl Sessions {
 mod tests {
     use super::*;
 
-    const KEY: [u8; 32] = [7; 32];
+    const KEY: Means = Means::Key([7; 32]);
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()

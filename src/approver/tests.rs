@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Instant};
 
 use super::*;
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, hold::Means};
 
 const CHEAP: Cost = Cost { memory: 8, passes: 1, lanes: 1 };
 
@@ -292,7 +292,7 @@ async fn guesses_are_slowed_and_the_approver_within_a_session_is_not() {
     let vault = open(folder.path());
     let ann = enrol(&vault, "ann").await;
     let sessions = Sessions::default();
-    let (_token, session) = sessions.begin("ann", ann.key, at(0)).unwrap();
+    let (_token, session) = sessions.begin("ann", Means::Key(ann.key), at(0)).unwrap();
     let wrong = passphrase("another passphrase");
     for name in ["ann", "nobody"] {
         let key = (name == "ann").then_some(ann.key);
@@ -323,7 +323,7 @@ async fn a_crowd_waits_its_turn_or_is_sent_away_and_who_is_in_is_not_kept_waitin
         crowd.spawn(async move { vault.unlock(&format!("n{number}"), None, &wrong, Way::Door, at(0)).await });
     }
     let sessions = Sessions::default();
-    let (_token, session) = sessions.begin("ann", ann.key, at(0)).unwrap();
+    let (_token, session) = sessions.begin("ann", Means::Key(ann.key), at(0)).unwrap();
     tokio::task::yield_now().await;
     vault.unlock("ann", Some(ann.key), &right(), Way::Session(session.id), at(0)).await.unwrap();
     let mut sent_away = 0;

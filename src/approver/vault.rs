@@ -306,18 +306,54 @@ impl Vault {
         let digest = code.digest();
         let (folder, passphrase, cost) = (self.folder.clone(), passphrase.clone(), self.cost);
         let made = self.inner.alone(waiting, move || {
-            let left = keys_of(&folder, &name)?;
-            if left.len() >= KEYS_EACH {
-                return Err(Fault(format!(
-                    "too many enrolments of `{name}` were interrupted; restart the server, which clears them away"
-                )));
-            }
+            room_for_a_key(&folder, &name)?;
             let sealed = sealed::make(&name, &passphrase, digest, cost)?;
             secret_file::replace(&folder.join(key_file(&name, &sealed.key)), &sealed.text())?;
             Ok(Enrolment { name, key: sealed.key })
         });
         let enrolment = made.await.map_err(NotEnrolled::Fault)?;
         Ok(Prepared { enrolment, code: digest, _turn: one })
+    }
+
+    /// A key for an approver who is enrolled already, sealed under the passphrase, and nowhere but in memory.
+    ///
+    /// # Errors
+    /// [`NotEnrolled`] says why not.
+    pub(super) async fn seal(&self, name: &str, passphrase: &Passphrase) -> Result<Sealed, NotEnrolled> {
+        passphrase.fits(name).map_err(NotEnrolled::Passphrase)?;
+        let waiting = self.inner.wait().ok_or(NotEnrolled::TooMany { retry_after_s: 1 })?;
+        let (name, passphrase, cost) = (name.to_owned(), passphrase.clone(), self.cost);
+        // no code made it
+        let made = self.inner.alone(waiting, move || sealed::make(&name, &passphrase, Digest([0; 32]), cost));
+        made.await.map_err(NotEnrolled::Fault)
+    }
+
+    /// Makes such a key durable, and not yet in force: as [`Vault::prepare`].
+    ///
+    /// # Errors
+    /// [`NotEnrolled`]
+    pub(super) async fn keep(&self, sealed: Sealed) -> Result<Prepared, NotEnrolled> {
+        let waiting = self.inner.wait().ok_or(NotEnrolled::TooMany { retry_after_s: 1 })?;
+        let one = Arc::clone(&self.enrolling).lock_owned().await;
+        let folder = self.folder.clone();
+        let kept = self.inner.alone(waiting, move || {
+            room_for_a_key(&folder, &sealed.name)?;
+            secret_file::replace(&folder.join(key_file(&sealed.name, &sealed.key)), &sealed.text())?;
+            Ok((Enrolment { name: sealed.name.clone(), key: sealed.key }, sealed.code))
+        });
+        let (enrolment, code) = kept.await.map_err(NotEnrolled::Fault)?;
+        Ok(Prepared { enrolment, code, _turn: one })
+    }
+
+    /// The code that `name` was given, if any, is good no more: they are enrolled. Removes a file: not for an async
+    /// worker's thread.
+    ///
+    /// # Errors
+    /// [`Fault`] when the file cannot be removed; the code is good no more all the same.
+    pub fn uninvite(&self, name: &str) -> Result<(), Fault> {
+        approver_name(name)?;
+        self.invitations().remove(name);
+        secret_file::remove(&self.folder.join(invitation_file(name)))
     }
 
     /// Ends an enrolment that the ledger has: its code is good no more, and neither is a key that the approver had before.
@@ -496,6 +532,14 @@ fn keys_of(folder: &Path, name: &str) -> Result<Vec<String>, Fault> {
     let mut all = files(folder)?;
     all.retain(|file| file.starts_with(&begins) && file.ends_with(KEY));
     Ok(all)
+}
+
+/// Whether one more sealed key of an approver may be written.
+fn room_for_a_key(folder: &Path, name: &str) -> Result<(), Fault> {
+    if keys_of(folder, name)?.len() < KEYS_EACH {
+        return Ok(());
+    }
+    Err(Fault(format!("too many enrolments of `{name}` were interrupted; restart the server, which clears them away")))
 }
 
 fn read_key(path: &Path) -> Result<Option<Sealed>, Fault> {

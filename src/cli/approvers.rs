@@ -102,13 +102,19 @@ fn secret(terminal: &mut Terminal, question: &str) -> Result<Typed, Failure> {
 /// Asks who is enrolled for their word, where anybody is.
 async fn vouched(place: &Place, voucher: Option<String>, what: &str) -> Result<Option<Voucher>, Failure> {
     let known = place.ask(Request::ListApprovers).await?;
-    let enrolled = items(&known, "approvers")
-        .iter()
-        .filter(|approver| approver.get("enrolled").and_then(Value::as_bool) == Some(true))
-        .map(|approver| field(approver, "name"));
-    let enrolled: Vec<&str> = enrolled.collect();
-    let approver = match (voucher, enrolled.as_slice()) {
-        (None, []) => return Ok(None),
+    let with = |what: &str| {
+        let has = items(&known, "approvers")
+            .iter()
+            .filter(|approver| approver.get(what).and_then(Value::as_bool) == Some(true));
+        has.map(|approver| field(approver, "name")).collect::<Vec<_>>()
+    };
+    // an authenticator cannot be asked from here
+    let approver = match (voucher, with("passphrase").as_slice()) {
+        (None, []) if with("enrolled").is_empty() => return Ok(None),
+        (None, []) => {
+            return Err(Failure::new(Exit::Cannot, "an enrolled approver has to vouch for this with their passphrase")
+                .hint("nobody has one: sign in to the console and add one to your passkey"));
+        }
         (Some(name), _) => name,
         (None, [one]) => (*one).to_owned(),
         (None, several) => {
@@ -131,7 +137,14 @@ pub(super) fn list(house: &House) -> Value {
                 "name": approver.name,
                 "roles": approver.roles,
                 "also": approver.also,
-                "enrolled": approver.key.is_some(),
+                "enrolled": approver.is_enrolled(),
+                "passphrase": approver.key.is_some(),
+                "passkeys": approver.passkeys.iter().map(|passkey| json!({
+                    "label": passkey.label(),
+                    "rp": passkey.rp(),
+                    "synced": passkey.synced(),
+                    "digest": passkey.digest().to_string(),
+                })).collect::<Vec<_>>(),
                 "since": approver.since.to_string(),
             })
         });
@@ -186,6 +199,23 @@ fn added(answer: &Value) -> String {
     }
 }
 
+/// What an approver who is enrolled signs with.
+fn known_by(approver: &Value) -> String {
+    let passphrase = approver.get("passphrase").and_then(Value::as_bool) == Some(true);
+    let labels = items(approver, "passkeys").iter().map(|passkey| visible(field(passkey, "label")));
+    let labels: Vec<String> = labels.collect();
+    let mut known = Vec::new();
+    if passphrase {
+        known.push("passphrase".to_owned());
+    }
+    match labels.as_slice() {
+        [] => {}
+        [one] => known.push(format!("passkey {one}")),
+        several => known.push(format!("passkeys {}", several.join(", "))),
+    }
+    known.join("; ")
+}
+
 fn listed(answer: &Value) -> String {
     let approvers = items(answer, "approvers");
     if approvers.is_empty() {
@@ -200,7 +230,7 @@ fn listed(answer: &Value) -> String {
         vec![
             field(approver, "name").to_owned(),
             words(approver, "roles"),
-            if enrolled { "enrolled" } else { "not enrolled yet" }.to_owned(),
+            if enrolled { known_by(approver) } else { "not enrolled yet".to_owned() },
             if also.is_empty() { also } else { format!("also {also}") },
         ]
     };

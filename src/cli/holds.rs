@@ -212,7 +212,7 @@ pub(super) fn not_done(not: NotDone) -> Failure {
         NotDone::Malformed(_) => (Exit::Cannot, None),
         NotDone::Rejected(Rejected::UnknownHold) => (Exit::Cannot, Some("hold_unknown")),
         NotDone::Rejected(rejected) => (Exit::No, Some(rejected.code())),
-        NotDone::Locked | NotDone::TooMany { .. } => (Exit::No, None),
+        NotDone::Locked | NotDone::Passkey(_) | NotDone::TooMany { .. } => (Exit::No, None),
         NotDone::Fault(_) | NotDone::NotEnrolled(NotEnrolled::Fault(_)) => (Exit::Fault, None),
         NotDone::NotEnrolled(_) => (Exit::No, None),
     };

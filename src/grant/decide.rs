@@ -408,7 +408,7 @@ impl Grants {
         let held = live
             .iter()
             .filter_map(|(place, rule)| Some((*place, *rule, rule.hold.as_ref()?)))
-            .min_by_key(|(place, _, hold)| (hold.approvals, Reverse(hold.expires), *place));
+            .min_by_key(|(place, _, hold)| (hold.approvals, hold.assurance, Reverse(hold.expires), *place));
         let mut policies: Vec<u32> = satisfied.holds.iter().copied().collect();
         let mut demands: Vec<Demand> =
             rules(&satisfied.holds).into_iter().filter_map(|(_, rule)| demand(rule)).collect();
@@ -603,6 +603,7 @@ fn demand(rule: &Rule) -> Option<Demand> {
         policy: Arc::clone(&rule.id),
         role: hold.role.clone(),
         approvals: hold.approvals,
+        assurance: hold.assurance,
         expires: hold.expires,
         reason: rule.reason.clone(),
     })

@@ -210,9 +210,10 @@ impl fmt::Display for Explained {
             Self::Permit => Ok(()),
             Self::Hold(demands) => {
                 for (place, demand) in demands.iter().enumerate() {
-                    let Demand { policy, role, approvals, expires, .. } = demand;
+                    let Demand { policy, role, approvals, assurance, expires, .. } = demand;
                     let joint = if place == 0 { ": " } else { ", and " };
-                    write!(f, "{joint}{approvals} of `{role}` within {expires} s (`{policy}`)")?;
+                    let with = assurance.word().map(|word| format!(" with a {word}")).unwrap_or_default();
+                    write!(f, "{joint}{approvals} of `{role}`{with} within {expires} s (`{policy}`)")?;
                 }
                 Ok(())
             }
@@ -242,6 +243,7 @@ impl Explanation {
                         "policy": &*demand.policy,
                         "role": demand.role,
                         "approvals": demand.approvals,
+                        "assurance": demand.assurance.word(),
                         "expires": demand.expires,
                         "reason": demand.reason,
                     })

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     contract::{Catalog, UpstreamName},
+    hold::Assurance,
     json::Digest,
 };
 
@@ -29,7 +30,7 @@ use crate::{
 const EXPIRES: u64 = 15 * 60;
 /// The longest `@expires`: 30 days.
 const LONGEST: u64 = 30 * 86_400;
-const ANNOTATIONS: [&str; 7] = ["id", "hold", "approvals", "expires", "limit", "reason", "until"];
+const ANNOTATIONS: [&str; 8] = ["id", "hold", "approvals", "assurance", "expires", "limit", "reason", "until"];
 
 /// The text of one policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,11 +122,12 @@ pub(super) struct Rule {
     source: usize,
 }
 
-/// `@hold("role") @approvals("2") @expires("15m")`
+/// `@hold("role") @approvals("2") @assurance("passkey") @expires("15m")`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hold {
     pub(super) role: String,
     pub(super) approvals: u8,
+    pub(super) assurance: Assurance,
     pub(super) expires: u64,
 }
 
@@ -481,6 +483,15 @@ impl Check<'_> {
                 1
             }
         };
+        let assurance = match said.get("assurance").map(|word| Assurance::read(word)) {
+            None => Assurance::Any,
+            Some(Some(assurance)) => assurance,
+            Some(None) => {
+                let hint = "write `@assurance(\"passkey\")`, or take it out: then a passphrase will do";
+                wrong("assurance", "`@assurance` is none that there is".to_owned(), hint);
+                Assurance::Any
+            }
+        };
         let expires = match said.get("expires").map(|text| seconds(text)) {
             None => EXPIRES,
             Some(Some(seconds)) => seconds,
@@ -490,7 +501,7 @@ impl Check<'_> {
                 EXPIRES
             }
         };
-        for name in ["approvals", "expires"] {
+        for name in ["approvals", "assurance", "expires"] {
             if said.contains_key(name) && role.is_none() {
                 let hint = "add `@hold(\"role\")`, or take it out";
                 wrong(name, format!("`@{name}` says nothing without `@hold`"), hint);
@@ -535,7 +546,7 @@ impl Check<'_> {
             file: file.to_owned(),
             line,
             effect: policy.effect(),
-            hold: role.map(|role| Hold { role, approvals, expires }),
+            hold: role.map(|role| Hold { role, approvals, assurance, expires }),
             limit,
             reason,
             until,

@@ -440,7 +440,8 @@ fn complaints(text: &str) -> Vec<String> {
 fn malformed_annotations_are_errors_with_their_line() {
     let cases: &[(&str, &str)] = &[
         ("@hodl(\"r\")", "1:1: unknown annotation `@hodl` (did you mean `@hold`?)"),
-        ("@assurance(\"high\")", "1:1: unknown annotation `@assurance` (known are"),
+        ("@hold(\"r\") @assurance(\"high\")", "1:12: `@assurance` is none that there is"),
+        ("@assurance(\"passkey\")", "1:1: `@assurance` says nothing without `@hold`"),
         ("@hold(\"\")", "1:1: `@hold` names no role"),
         ("@hold(\"two words\")", "1:1: `@hold` names no role"),
         ("@hold(\"r\") @approvals(\"0\")", "1:12: `@approvals` is no number from 1 to 9"),

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Approver, Binding, COLLECTED, Demand, Hold, HoldId, OPEN, OPEN_EACH, Roster};
+use super::{
+    Approver, Assurance, Binding, COLLECTED, Credential, Demand, Hold, HoldId, Means, OPEN, OPEN_EACH, Roster,
+    roster::PASSKEYS_EACH,
+};
 use crate::{clock::Timestamp, json::Digest};
 
 /// Holds that have ended and are remembered for lists.
@@ -132,8 +135,8 @@ impl Drift {
 pub struct Vote {
     /// Who.
     pub approver: String,
-    /// The key it was signed with: it counts while that is the approver's.
-    pub key: [u8; 32],
+    /// What it was signed with: it counts while that is the approver's.
+    pub means: Means,
     /// When.
     pub at: Timestamp,
     /// The index of its entry.
@@ -182,8 +185,8 @@ pub enum Change {
         digest: Digest,
         /// Who.
         approver: String,
-        /// The key it was signed with.
-        key: [u8; 32],
+        /// What it was signed with.
+        means: Means,
         /// When.
         at: Timestamp,
     },
@@ -254,12 +257,14 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
-    /// `approver.enrolled`
+    /// `approver.enrolled`: the approver has something to sign with, or something more.
     ApproverEnrolled {
         /// The name.
         name: String,
-        /// The key it signs with.
-        key: [u8; 32],
+        /// What it signs with.
+        credential: Credential,
+        /// What it signed with that it wants this: nothing when it is the first, which takes the one-time code.
+        by: Option<Means>,
         /// When.
         at: Timestamp,
     },
@@ -301,8 +306,14 @@ pub enum Rejected {
     WrongRole,
     /// That person countersigned too much in the last hour.
     TooManyVotes,
-    /// The key is not the approver's.
+    /// The key or passkey is not the approver's, or did not sign this.
     OtherKey,
+    /// The hold takes a surer countersignature of this approver.
+    AssuranceTooLow,
+    /// Somebody is known by that passkey already.
+    PasskeyKnown,
+    /// The approver has as many passkeys as one may have.
+    TooManyPasskeys,
     /// The identical call has a hold already.
     Known(HoldId),
     /// The identical call had a hold whose contract or grants are not in force any more.
@@ -334,6 +345,9 @@ impl Rejected {
             Self::WrongRole => "wrong_role",
             Self::TooManyVotes => "too_many_approvals",
             Self::OtherKey => "wrong_key",
+            Self::AssuranceTooLow => "assurance_too_low",
+            Self::PasskeyKnown => "passkey_known",
+            Self::TooManyPasskeys => "too_many_passkeys",
             Self::Known(_) => "hold_known",
             Self::Drifted(..) => "hold_drifted",
             Self::TooMany => "too_many_holds",
@@ -360,7 +374,10 @@ impl std::fmt::Display for Rejected {
             Self::Twice => "the same person cannot countersign it twice",
             Self::WrongRole => "none of your roles can countersign this",
             Self::TooManyVotes => "too much was countersigned in the last hour; wait",
-            Self::OtherKey => "the signature is not by the approver's key",
+            Self::OtherKey => "the signature is not by the approver's key or passkey",
+            Self::AssuranceTooLow => "this takes a passkey; countersign in the console with yours, or enrol one there",
+            Self::PasskeyKnown => "that passkey is enrolled already; use another one",
+            Self::TooManyPasskeys => "an approver can have 16 passkeys, and you do",
             Self::Known(_) => "the identical call has a hold already",
             Self::Drifted(..) => "the identical call has a hold that is void",
             Self::TooMany => "too many calls wait for a countersignature",
@@ -404,10 +421,10 @@ impl Warrant {
     /// Whether everything that is demanded now was demanded when it was countersigned.
     pub fn covers(&self, demands: &[Demand]) -> bool {
         demands.iter().all(|now| {
-            self.hold
-                .demands
-                .iter()
-                .any(|then| then.policy == now.policy && then.role == now.role && then.approvals >= now.approvals)
+            self.hold.demands.iter().any(|then| {
+                let enough = then.approvals >= now.approvals && then.assurance >= now.assurance;
+                then.policy == now.policy && then.role == now.role && enough
+            })
         })
     }
 }
@@ -449,13 +466,10 @@ impl Book {
     pub fn apply(&mut self, change: &Change, seq: u64) -> Result<(), Rejected> {
         match change {
             Change::Opened(hold) => self.open(hold, seq),
-            Change::Approved { hold, digest, approver, key, at } => {
+            Change::Approved { hold, digest, approver, means, at } => {
                 let now = self.now(*at);
-                self.may_vote(hold, digest, approver, now)?;
+                self.may_vote_with(means, hold, digest, approver, now)?;
                 let person = self.roster.approvers.get_mut(approver).ok_or(Rejected::UnknownApprover)?;
-                if person.key != Some(*key) {
-                    return Err(Rejected::OtherKey);
-                }
                 while person.voted.front().is_some_and(|voted| now.duration_since(*voted) >= HOUR) {
                     person.voted.pop_front();
                 }
@@ -464,7 +478,7 @@ impl Book {
                 }
                 person.voted.push_back(now);
                 let record = self.holds.get_mut(hold).ok_or(Rejected::UnknownHold)?;
-                record.votes.push(Vote { approver: approver.clone(), key: *key, at: now, seq });
+                record.votes.push(Vote { approver: approver.clone(), means: means.clone(), at: now, seq });
                 record.entries.push(seq);
                 if has_quorum(record, &self.roster) && record.phase == Phase::Pending {
                     self.stand(hold, Phase::Approved, now);
@@ -529,27 +543,24 @@ impl Book {
                 self.may_appoint(name, roles, also, by.as_deref())?;
                 let since = self.now(*at);
                 self.latest = since;
-                let key = self.roster.get(name).and_then(|known| known.key);
-                let voted = self.roster.approvers.remove(name).map(|known| known.voted).unwrap_or_default();
+                let known = self.roster.approvers.remove(name);
+                let (key, passkeys, voted) =
+                    known.map(|known| (known.key, known.passkeys, known.voted)).unwrap_or_default();
                 let (roles, also) = (roles.clone(), also.clone());
                 let by = by.clone();
-                let approver = Approver { name: name.clone(), roles, also, key, by, since, voted };
+                let approver = Approver { name: name.clone(), roles, also, key, passkeys, by, since, voted };
                 self.roster.approvers.insert(name.clone(), approver);
                 self.roster_entries.push(seq);
                 Ok(())
             }
-            Change::ApproverEnrolled { name, key, at } => {
+            Change::ApproverEnrolled { name, credential, by, at } => {
                 let now = self.now(*at);
-                let founded = self.roster.enrolled().next().is_some();
+                self.may_enrol(name, credential, by.as_ref())?;
                 let approver = self.roster.approvers.get_mut(name).ok_or(Rejected::UnknownApprover)?;
-                if approver.key.is_some() {
-                    return Err(Rejected::NameTaken);
+                match credential {
+                    Credential::Key(key) => approver.key = Some(*key),
+                    Credential::Passkey(passkey) => approver.passkeys.push(Arc::clone(passkey)),
                 }
-                // who was added while nobody could vouch is not let in by a door that looks closed
-                if founded && approver.by.is_none() {
-                    return Err(Rejected::NotAppointed);
-                }
-                approver.key = Some(*key);
                 self.latest = now;
                 self.roster_entries.push(seq);
                 Ok(())
@@ -560,7 +571,7 @@ impl Book {
                     return Err(Rejected::NotAppointed);
                 }
                 // without anybody enrolled, anybody could appoint
-                if approver.key.is_some() && self.roster.enrolled().count() == 1 {
+                if approver.is_enrolled() && self.roster.enrolled().count() == 1 {
                     return Err(Rejected::LastApprover);
                 }
                 self.latest = self.now(*at);
@@ -584,7 +595,7 @@ impl Book {
     ) -> Result<(), Rejected> {
         let old = self.roster.get(name);
         // nobody sheds another name of their own by themselves: it is what keeps them from their own requests
-        let sheds = old.is_some_and(|old| old.key.is_some() && !old.also.is_subset(also));
+        let sheds = old.is_some_and(|old| old.is_enrolled() && !old.also.is_subset(also));
         if sheds && by == Some(name) && self.roster.enrolled().count() > 1 {
             return Err(Rejected::NotAppointed);
         }
@@ -595,6 +606,30 @@ impl Book {
         let mut others = self.roster.iter().filter(|other| other.name != name);
         let taken = others.any(|other| other.name.to_lowercase() == name.to_lowercase());
         if taken { Err(Rejected::NameTaken) } else { Ok(()) }
+    }
+
+    /// Whether that approver could be known by `credential` too; `by` is what they signed with that they want it.
+    ///
+    /// # Errors
+    /// [`Rejected`]
+    pub fn may_enrol(&self, name: &str, credential: &Credential, by: Option<&Means>) -> Result<(), Rejected> {
+        let approver = self.roster.get(name).ok_or(Rejected::UnknownApprover)?;
+        match by {
+            // a one-time code lets in whom nothing is known of, and nobody else
+            None if approver.is_enrolled() => return Err(Rejected::NameTaken),
+            // who was added while nobody could vouch is not let in by a door that looks closed
+            None if approver.by.is_none() && self.roster.enrolled().next().is_some() => {
+                return Err(Rejected::NotAppointed);
+            }
+            Some(means) if !approver.has(means) => return Err(Rejected::OtherKey),
+            _ => {}
+        }
+        match credential {
+            Credential::Key(_) => Ok(()),
+            Credential::Passkey(passkey) if self.roster.passkey(passkey.id()).is_some() => Err(Rejected::PasskeyKnown),
+            Credential::Passkey(_) if approver.passkeys.len() >= PASSKEYS_EACH => Err(Rejected::TooManyPasskeys),
+            Credential::Passkey(_) => Ok(()),
+        }
     }
 
     /// Whether that agent may have one more open hold.
@@ -714,7 +749,36 @@ impl Book {
         self.open_record(id).is_ok_and(|record| self.now(now) >= deadline(record))
     }
 
-    /// Whether that approver could countersign the hold now: everything but the signature.
+    /// How sure it has to be that it is them when that approver countersigns the hold: what the surest of the policies
+    /// demands that wait for a role of theirs.
+    pub fn takes(&self, hold: &Hold, approver: &str) -> Assurance {
+        let roles = self.roster.get(approver).map(|person| &person.roles);
+        let own = |demand: &&Demand| roles.is_some_and(|roles| roles.contains(&demand.role));
+        hold.demands.iter().filter(own).map(|demand| demand.assurance).max().unwrap_or_default()
+    }
+
+    /// Whether that approver could countersign the hold now with these means: everything but the signature.
+    ///
+    /// # Errors
+    /// [`Rejected`]
+    pub fn may_vote_with(
+        &self,
+        means: &Means,
+        id: &HoldId,
+        digest: &Digest,
+        approver: &str,
+        now: Timestamp,
+    ) -> Result<(), Rejected> {
+        self.may_vote(id, digest, approver, now)?;
+        let person = self.roster.get(approver).ok_or(Rejected::UnknownApprover)?;
+        if !person.has(means) {
+            return Err(Rejected::OtherKey);
+        }
+        let takes = self.takes(&self.open_record(id)?.hold, approver);
+        if means.assurance() < takes { Err(Rejected::AssuranceTooLow) } else { Ok(()) }
+    }
+
+    /// Whether that approver could countersign the hold now with anything they have.
     ///
     /// # Errors
     /// [`Rejected`]
@@ -724,10 +788,16 @@ impl Book {
         let person = self.roster.get(approver).ok_or(Rejected::UnknownApprover)?;
         // a countersignature that counts no more is in nobody's way
         let same = |vote: &Vote| {
-            let other = self.roster.get(&vote.approver).filter(|other| other.key == Some(vote.key));
+            let other = self.roster.get(&vote.approver).filter(|other| other.has(&vote.means));
             other.is_some_and(|other| other.is_same_person(person))
         };
-        if record.votes.iter().any(same) { Err(Rejected::Twice) } else { Ok(()) }
+        if record.votes.iter().any(same) {
+            return Err(Rejected::Twice);
+        }
+        if person.assurance() < self.takes(&record.hold, approver) {
+            return Err(Rejected::AssuranceTooLow);
+        }
+        Ok(())
     }
 
     /// Whether that approver could deny the hold now.
@@ -736,7 +806,7 @@ impl Book {
     /// [`Rejected`]
     pub fn may_deny(&self, id: &HoldId, digest: &Digest, approver: &str, now: Timestamp) -> Result<(), Rejected> {
         let record = self.open_record(id)?;
-        let person = self.roster.get(approver).filter(|approver| approver.key.is_some());
+        let person = self.roster.get(approver).filter(|approver| approver.is_enrolled());
         let person = person.ok_or(Rejected::UnknownApprover)?;
         let hold = &record.hold;
         if hold.digest != *digest {
@@ -810,9 +880,7 @@ impl Book {
     pub fn progress(&self, record: &Record) -> Vec<(String, usize, usize)> {
         let demands = record.hold.demands.iter();
         demands
-            .map(|demand| {
-                (demand.role.clone(), counted(record, &demand.role, &self.roster), usize::from(demand.approvals))
-            })
+            .map(|demand| (demand.role.clone(), counted(record, demand, &self.roster), usize::from(demand.approvals)))
             .collect()
     }
 
@@ -938,13 +1006,14 @@ fn deadline(record: &Record) -> Timestamp {
     }
 }
 
-/// How many different people who have that role now have countersigned.
-fn counted(record: &Record, role: &str, roster: &Roster) -> usize {
+/// How many different people who have the role that is demanded now have countersigned, each as surely as is demanded.
+fn counted(record: &Record, demand: &Demand, roster: &Roster) -> usize {
     let mut people: Vec<&Approver> = Vec::new();
     for vote in &record.votes {
         let Some(approver) = roster.get(&vote.approver) else { continue };
-        let living = approver.key == Some(vote.key) && approver.roles.contains(role);
-        if living && !people.iter().any(|other| other.is_same_person(approver)) {
+        let living = approver.has(&vote.means) && approver.roles.contains(&demand.role);
+        let sure = vote.means.assurance() >= demand.assurance;
+        if living && sure && !people.iter().any(|other| other.is_same_person(approver)) {
             people.push(approver);
         }
     }
@@ -954,7 +1023,7 @@ fn counted(record: &Record, role: &str, roster: &Roster) -> usize {
 fn has_quorum(record: &Record, roster: &Roster) -> bool {
     let demands = &record.hold.demands;
     !demands.is_empty()
-        && demands.iter().all(|demand| {
-            demand.approvals > 0 && counted(record, &demand.role, roster) >= usize::from(demand.approvals)
-        })
+        && demands
+            .iter()
+            .all(|demand| demand.approvals > 0 && counted(record, demand, roster) >= usize::from(demand.approvals))
 }

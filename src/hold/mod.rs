@@ -12,7 +12,8 @@ mod tests;
 
 pub(crate) use book::NOT_SENT;
 pub use book::{Book, Change, Counts, Drift, Phase, Record, Rejected, Spend, Vote, Warrant};
-pub use roster::{Approver, Roster};
+pub use roster::{Approver, Assurance, Credential, Means, Roster};
+pub use statement::{Proof, Statement};
 
 use std::{fmt, sync::Arc};
 
@@ -71,6 +72,8 @@ pub struct Demand {
     pub role: String,
     /// How many people of it.
     pub approvals: u8,
+    /// How sure it has to be that it is them.
+    pub assurance: Assurance,
     /// How long they have, seconds.
     pub expires: u64,
     /// The `@reason`.

@@ -1,8 +1,85 @@
-//! Who may countersign.
+//! Who may countersign, and by what they are known.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, json::Digest, passkey::Passkey};
+
+/// Passkeys that one approver may have.
+pub(super) const PASSKEYS_EACH: usize = 16;
+
+/// How sure it has to be who countersigned. What comes later is surer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Assurance {
+    /// Whatever an approver has.
+    #[default]
+    Any,
+    /// A passkey: an authenticator has made sure that it is them, and what it signed can be used for nothing else.
+    Passkey,
+}
+
+impl Assurance {
+    /// The word of `@assurance`; none for [`Assurance::Any`].
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Any => None,
+            Self::Passkey => Some("passkey"),
+        }
+    }
+
+    /// The assurance of that word.
+    pub fn read(word: &str) -> Option<Self> {
+        (word == "passkey").then_some(Self::Passkey)
+    }
+}
+
+/// What an approver countersigns with, or is signed in by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// The Ed25519 key that their passphrase unlocks.
+    Key([u8; 32]),
+    /// The passkey of that digest.
+    Passkey(Digest),
+}
+
+impl Means {
+    /// The word for its kind.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "passphrase",
+            Self::Passkey(_) => "passkey",
+        }
+    }
+
+    /// How sure it makes.
+    pub fn assurance(&self) -> Assurance {
+        match self {
+            Self::Key(_) => Assurance::Any,
+            Self::Passkey(_) => Assurance::Passkey,
+        }
+    }
+}
+
+/// What enrolling gives an approver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// An Ed25519 key, which only their passphrase unlocks.
+    Key([u8; 32]),
+    /// A passkey.
+    Passkey(Arc<Passkey>),
+}
+
+impl Credential {
+    /// What the approver countersigns with then.
+    pub fn means(&self) -> Means {
+        match self {
+            Self::Key(key) => Means::Key(*key),
+            Self::Passkey(passkey) => Means::Passkey(passkey.digest()),
+        }
+    }
+}
 
 /// A person who countersigns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +90,10 @@ pub struct Approver {
     pub roles: BTreeSet<String>,
     /// Other names of the same person: users that agents act for, other accounts.
     pub also: BTreeSet<String>,
-    /// The Ed25519 key that it signs with, once enrolled.
+    /// The Ed25519 key that it signs with, if it has chosen a passphrase.
     pub key: Option<[u8; 32]>,
+    /// The passkeys it has, the oldest first.
+    pub passkeys: Vec<Arc<Passkey>>,
     /// Who vouched for it; nobody for those who were added before anybody was enrolled.
     pub by: Option<String>,
     /// Since when it is known.
@@ -33,6 +112,29 @@ impl Approver {
     /// Whether it is the same person as another one.
     pub fn is_same_person(&self, other: &Self) -> bool {
         other.is(&self.name) || self.also.iter().any(|also| other.is(also))
+    }
+
+    /// Whether it has anything to sign with.
+    pub fn is_enrolled(&self) -> bool {
+        self.key.is_some() || !self.passkeys.is_empty()
+    }
+
+    /// Whether it has that to sign with, now.
+    pub fn has(&self, means: &Means) -> bool {
+        match means {
+            Means::Key(key) => self.key == Some(*key),
+            Means::Passkey(digest) => self.passkey(digest).is_some(),
+        }
+    }
+
+    /// Its passkey of that digest.
+    pub fn passkey(&self, digest: &Digest) -> Option<&Arc<Passkey>> {
+        self.passkeys.iter().find(|passkey| passkey.digest() == *digest)
+    }
+
+    /// How sure the surest of what it has makes.
+    pub fn assurance(&self) -> Assurance {
+        if self.passkeys.is_empty() { Assurance::Any } else { Assurance::Passkey }
     }
 }
 
@@ -55,7 +157,15 @@ impl Roster {
 
     /// Those who can sign.
     pub fn enrolled(&self) -> impl Iterator<Item = &Approver> {
-        self.iter().filter(|approver| approver.key.is_some())
+        self.iter().filter(|approver| approver.is_enrolled())
+    }
+
+    /// Whose passkey has that credential id, and the passkey.
+    pub fn passkey(&self, id: &[u8]) -> Option<(&Approver, &Arc<Passkey>)> {
+        self.iter().find_map(|approver| {
+            let found = approver.passkeys.iter().find(|passkey| passkey.id() == id);
+            found.map(|passkey| (approver, passkey))
+        })
     }
 
     /// Whether `by` may give these roles, or take them away: who is enrolled vouches, with a role that somebody
@@ -64,7 +174,7 @@ impl Roster {
         if self.enrolled().next().is_none() {
             return true;
         }
-        let Some(by) = by.and_then(|by| self.get(by)).filter(|by| by.key.is_some()) else { return false };
+        let Some(by) = by.and_then(|by| self.get(by)).filter(|by| by.is_enrolled()) else { return false };
         let taken = |role: &String| self.enrolled().any(|approver| approver.roles.contains(role));
         roles.into_iter().all(|role| by.roles.contains(role) || !taken(role))
     }

@@ -1,12 +1,99 @@
-//! What an approver signs.
+//! What an approver signs, and whether they did: one judge for what is said now and for what a ledger says was said.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 
-use super::HoldId;
+use super::{Approver, HoldId, Means};
 use crate::{
     clock::Timestamp,
     json::{Digest, Object, Value},
+    passkey::Assertion,
 };
+
+/// What an approver may say.
+#[derive(Clone, Copy, Debug)]
+pub enum Statement<'a> {
+    /// That a hold may be run.
+    Approval {
+        /// Names the log.
+        origin: &'a str,
+        /// Which hold.
+        hold: &'a HoldId,
+        /// That of its `call.held` entry.
+        digest: &'a Digest,
+        /// Who says so.
+        approver: &'a str,
+        /// When.
+        at: Timestamp,
+    },
+    /// That they want to be known by something more.
+    Enrolment {
+        /// Who says so.
+        approver: &'a str,
+        /// What it is.
+        means: &'a Means,
+    },
+}
+
+impl Statement<'_> {
+    /// The statement as it is signed with a key: canonical JSON (RFC 8785).
+    pub fn text(&self) -> Vec<u8> {
+        match self {
+            Self::Approval { origin, hold, digest, approver, at } => approval(origin, hold, digest, approver, *at),
+            Self::Enrolment { approver, means } => enrolment(approver, means),
+        }
+    }
+
+    /// The statement as a passkey signs it: the challenge. For a countersignature it is the hold's digest itself.
+    pub fn challenge(&self) -> [u8; 32] {
+        match self {
+            Self::Approval { digest, .. } => digest.0,
+            Self::Enrolment { .. } => Digest::of(&self.text()).0,
+        }
+    }
+}
+
+/// What shows that it was the approver who said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A signature by the key that their passphrase unlocks.
+    Signature {
+        /// That key.
+        key: [u8; 32],
+        /// The signature (Ed25519, RFC 8032).
+        signature: Vec<u8>,
+    },
+    /// What their passkey signed.
+    Assertion {
+        /// Its digest.
+        passkey: Digest,
+        /// What it signed.
+        assertion: Assertion,
+    },
+}
+
+impl Proof {
+    /// What the approver showed it with.
+    pub fn means(&self) -> Means {
+        match self {
+            Self::Signature { key, .. } => Means::Key(*key),
+            Self::Assertion { passkey, .. } => Means::Passkey(*passkey),
+        }
+    }
+
+    /// Whether it shows that `approver`, as the roster knows them, said this.
+    pub fn shows(&self, said: &Statement<'_>, approver: &Approver) -> bool {
+        if !approver.has(&self.means()) {
+            return false;
+        }
+        match self {
+            Self::Signature { key, signature } => is_signed(&said.text(), key, signature),
+            Self::Assertion { passkey, assertion } => {
+                let passkey = approver.passkey(passkey);
+                passkey.is_some_and(|passkey| assertion.check(passkey, &said.challenge()).is_ok())
+            }
+        }
+    }
+}
 
 /// The statement that `approver` countersigned a hold: canonical JSON (RFC 8785).
 ///
@@ -21,6 +108,21 @@ pub fn approval(origin: &str, hold: &HoldId, digest: &Digest, approver: &str, at
         .with("hold", hold.as_str())
         .with("kind", "countersign.decision")
         .with("origin", origin)
+        .with("v", 1);
+    Value::Object(whole).to_bytes()
+}
+
+/// The statement that `approver` wants to be known by that too: canonical JSON (RFC 8785).
+fn enrolment(approver: &str, means: &Means) -> Vec<u8> {
+    let (kind, digest) = match means {
+        Means::Key(key) => ("key", Digest::of(key)),
+        Means::Passkey(digest) => ("passkey", *digest),
+    };
+    let whole = Object::new()
+        .with("approver", approver)
+        .with("credential", digest.to_string())
+        .with("kind", "countersign.enrolment")
+        .with("means", kind)
         .with("v", 1);
     Value::Object(whole).to_bytes()
 }

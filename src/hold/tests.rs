@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::Timestamp;
+use crate::{
+    clock::Timestamp,
+    passkey::{Passkey, authenticator::Authenticator},
+};
 
 const START: i64 = 1_790_000_000;
 
@@ -14,7 +17,14 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn demand(role: &str, approvals: u8, expires: u64) -> Demand {
-    Demand { policy: format!("needs-{role}").as_str().into(), role: role.to_owned(), approvals, expires, reason: None }
+    Demand {
+        policy: format!("needs-{role}").as_str().into(),
+        role: role.to_owned(),
+        approvals,
+        assurance: Assurance::Any,
+        expires,
+        reason: None,
+    }
 }
 
 fn hold(number: u8, demands: Vec<Demand>, created: Timestamp) -> Arc<Hold> {
@@ -52,6 +62,14 @@ fn set(words: &[&str]) -> BTreeSet<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
+/// A passkey of that number, of an authenticator that nobody asks to sign.
+fn passkey(number: u8) -> Credential {
+    let authenticator = Authenticator::new(number, "localhost", "http://localhost:7401");
+    let made = authenticator.make(&[0; 32]);
+    let made = Passkey::made(&made.client_data, &made.attestation, &[0; 32], "localhost", "key").unwrap();
+    Credential::Passkey(Arc::new(made))
+}
+
 /// A book with approvers as `(name, roles, other names)`, each enrolled with a key of its own.
 fn book(people: &[(&str, &[&str], &[&str])]) -> Book {
     let mut book = Book::default();
@@ -63,12 +81,12 @@ fn book(people: &[(&str, &[&str], &[&str])]) -> Book {
             let root =
                 Change::ApproverAdded { name: "root".to_owned(), roles: all, also: set(&[]), by: None, at: at(0) };
             book.apply(&root, 0).unwrap();
-            book.apply(&Change::ApproverEnrolled { name: "root".to_owned(), key: [1; 32], at: at(0) }, 0).unwrap();
+            book.apply(&enrolled("root", [1; 32], at(0)), 0).unwrap();
         }
         let by = by.or(Some("root".to_owned()));
         let added = Change::ApproverAdded { name: name.clone(), roles: set(roles), also: set(also), by, at: at(0) };
         book.apply(&added, 0).unwrap();
-        book.apply(&Change::ApproverEnrolled { name, key: key(number), at: at(0) }, 0).unwrap();
+        book.apply(&enrolled(&name, key(number), at(0)), 0).unwrap();
     }
     let gone = Change::ApproverRemoved { name: "root".to_owned(), by: Some("root".to_owned()), at: at(0) };
     book.apply(&gone, 0).unwrap();
@@ -79,9 +97,13 @@ fn key(number: usize) -> [u8; 32] {
     [u8::try_from(number + 10).unwrap(); 32]
 }
 
+fn enrolled(name: &str, key: [u8; 32], at: Timestamp) -> Change {
+    Change::ApproverEnrolled { name: name.to_owned(), credential: Credential::Key(key), by: None, at }
+}
+
 fn vote(hold: &Hold, approver: &str, number: usize, when: i64) -> Change {
     let (id, digest, approver) = (hold.id.clone(), hold.digest, approver.to_owned());
-    Change::Approved { hold: id, digest, approver, key: key(number), at: at(when) }
+    Change::Approved { hold: id, digest, approver, means: Means::Key(key(number)), at: at(when) }
 }
 
 fn spend(hold: &Hold, when: i64) -> Change {
@@ -131,6 +153,95 @@ fn who_asks_and_the_user_it_asks_for_cannot_countersign_under_any_of_their_names
 }
 
 #[test]
+fn a_demand_for_a_passkey_counts_no_other_countersignature() {
+    let mut book = book(&[("ann", &["owner"], &[]), ("bob", &["owner"], &[]), ("eve", &["oncall"], &[])]);
+    let sure = Demand { assurance: Assurance::Passkey, ..demand("owner", 1, 900) };
+    let hold = hold(1, vec![sure.clone(), demand("oncall", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    assert_eq!(book.may_vote(&hold.id, &hold.digest, "ann", at(2)), Err(Rejected::AssuranceTooLow), "ann has none");
+    let (ann, bob) = (passkey(1), passkey(2));
+    let add = |name: &str, number, credential: &Credential| {
+        let (by, credential) = (Some(Means::Key(key(number))), credential.clone());
+        Change::ApproverEnrolled { name: name.to_owned(), credential, by, at: at(2) }
+    };
+    book.apply(&add("ann", 0, &ann), 6).unwrap();
+    book.apply(&add("bob", 1, &bob), 7).unwrap();
+    book.may_vote(&hold.id, &hold.digest, "ann", at(2)).unwrap();
+    let vote = |name: &str, means: Means| Change::Approved {
+        hold: hold.id.clone(),
+        digest: hold.digest,
+        approver: name.to_owned(),
+        means,
+        at: at(3),
+    };
+    assert_eq!(book.apply(&vote("ann", Means::Key(key(0))), 8), Err(Rejected::AssuranceTooLow));
+    assert_eq!(book.apply(&vote("ann", bob.means()), 8), Err(Rejected::OtherKey));
+    book.apply(&vote("ann", ann.means()), 8).unwrap();
+    assert_eq!(book.apply(&vote("ann", ann.means()), 9), Err(Rejected::Twice));
+    assert_eq!(phase(&book, &hold), "pending");
+    // a role that no policy wants it of is as it was
+    book.apply(&vote("eve", Means::Key(key(2))), 9).unwrap();
+    assert_eq!(phase(&book, &hold), "approved");
+    let warrant = book.warrant(&hold.id, at(4)).unwrap();
+    assert!(warrant.covers(std::slice::from_ref(&sure)) && warrant.covers(&[demand("owner", 1, 900)]));
+    assert!(!warrant.covers(&[Demand { assurance: Assurance::Passkey, ..demand("oncall", 1, 900) }]));
+    book.apply(&Change::ApproverRemoved { name: "ann".to_owned(), by: Some("bob".to_owned()), at: at(5) }, 10).unwrap();
+    assert!(book.lost_quorum(&hold.id), "what ann countersigned with is nobody's now");
+}
+
+#[test]
+fn more_to_be_known_by_takes_what_one_is_known_by() {
+    let mut book = book(&[("ann", &["owner"], &[]), ("bob", &["owner"], &[])]);
+    let enrol = |name: &str, credential: &Credential, by: Option<Means>| {
+        let credential = credential.clone();
+        Change::ApproverEnrolled { name: name.to_owned(), credential, by, at: at(2) }
+    };
+    let (first, second) = (passkey(1), passkey(2));
+    assert_eq!(
+        book.apply(&enrol("ann", &first, None), 6),
+        Err(Rejected::NameTaken),
+        "a code is for whom nothing is known of"
+    );
+    assert_eq!(book.apply(&enrol("ann", &first, Some(Means::Key(key(1)))), 6), Err(Rejected::OtherKey), "bob's key");
+    assert_eq!(
+        book.apply(&enrol("ann", &first, Some(first.means())), 6),
+        Err(Rejected::OtherKey),
+        "the new one itself"
+    );
+    assert_eq!(book.apply(&enrol("eve", &first, None), 6), Err(Rejected::UnknownApprover));
+    book.apply(&enrol("ann", &first, Some(Means::Key(key(0)))), 6).unwrap();
+    book.apply(&enrol("ann", &second, Some(first.means())), 7).unwrap();
+    // an id is one person's, whatever key comes with it
+    for (name, by) in [("ann", key(0)), ("bob", key(1))] {
+        for credential in [&first, &passkey(1)] {
+            assert_eq!(
+                book.apply(&enrol(name, credential, Some(Means::Key(by))), 8),
+                Err(Rejected::PasskeyKnown),
+                "{name}"
+            );
+        }
+    }
+    for number in 3..=16 {
+        book.apply(&enrol("ann", &passkey(number), Some(first.means())), 8).unwrap();
+    }
+    assert_eq!(book.apply(&enrol("ann", &passkey(17), Some(first.means())), 9), Err(Rejected::TooManyPasskeys));
+    // a passphrase that is chosen anew takes the place of the one before
+    book.apply(&enrol("ann", &Credential::Key(key(9)), Some(second.means())), 9).unwrap();
+    assert_eq!(book.roster().get("ann").unwrap().key, Some(key(9)));
+    // who is added again is known by nothing
+    let by = Some("bob".to_owned());
+    book.apply(&Change::ApproverRemoved { name: "ann".to_owned(), by: by.clone(), at: at(3) }, 10).unwrap();
+    let again = Change::ApproverAdded { name: "ann".to_owned(), roles: set(&["owner"]), also: set(&[]), by, at: at(3) };
+    book.apply(&again, 11).unwrap();
+    assert!(!book.roster().get("ann").unwrap().is_enrolled());
+    book.apply(&enrol("ann", &first, None), 12).unwrap();
+    // and who is enrolled stays so when the roles change
+    book.apply(&again, 13).unwrap();
+    assert_eq!(book.roster().get("ann").unwrap().passkeys.len(), 1);
+    assert_eq!(book.roster().passkey(&[1; 32]).unwrap().0.name, "ann");
+}
+
+#[test]
 fn several_people_means_different_people() {
     let mut book = book(&[
         ("ann", &["oncall"], &["ann@work"]),
@@ -163,7 +274,7 @@ fn a_removed_approver_counts_no_more_and_neither_does_their_successor_of_the_sam
     assert_eq!(book.apply(&spend(&hold, 4), 8), Err(Rejected::NotApproved));
     let added = Change::ApproverAdded { name: name.clone(), roles: set(&["owner"]), also: set(&[]), by, at: at(4) };
     book.apply(&added, 8).unwrap();
-    book.apply(&Change::ApproverEnrolled { name, key: key(7), at: at(5) }, 9).unwrap();
+    book.apply(&enrolled(&name, key(7), at(5)), 9).unwrap();
     assert_eq!(book.apply(&spend(&hold, 6), 10), Err(Rejected::NotApproved), "another key's countersignature");
     let last = Change::ApproverRemoved { name: "bob".to_owned(), by: Some("ann".to_owned()), at: at(6) };
     book.apply(&last, 10).unwrap();
@@ -184,7 +295,7 @@ fn nobody_appoints_themselves_once_somebody_is_enrolled() {
     assert_eq!(book.apply(&add("eve", &["owner"], None), 1), Err(Rejected::NotAppointed));
     assert_eq!(book.apply(&add("eve", &["owner"], Some("eve")), 1), Err(Rejected::NotAppointed));
     book.apply(&add("fin", &["finance"], Some("ann")), 1).unwrap();
-    book.apply(&Change::ApproverEnrolled { name: "fin".to_owned(), key: key(1), at: at(1) }, 2).unwrap();
+    book.apply(&enrolled("fin", key(1), at(1)), 2).unwrap();
     assert_eq!(book.apply(&add("eve", &["owner"], Some("fin")), 3), Err(Rejected::NotAppointed), "a role that ann has");
     assert_eq!(book.apply(&add("fin", &["finance", "owner"], Some("fin")), 3), Err(Rejected::NotAppointed));
     assert_eq!(
@@ -194,7 +305,7 @@ fn nobody_appoints_themselves_once_somebody_is_enrolled() {
     );
     book.apply(&add("eve", &["owner"], Some("ann")), 3).unwrap();
     assert_eq!(book.apply(&add("EVE", &["owner"], Some("ann")), 4), Err(Rejected::NameTaken));
-    let enrolled = Change::ApproverEnrolled { name: "ann".to_owned(), key: key(9), at: at(1) };
+    let enrolled = enrolled("ann", key(9), at(1));
     assert_eq!(book.apply(&enrolled, 4), Err(Rejected::NameTaken), "an enrolled key is not replaced");
 }
 
@@ -208,8 +319,7 @@ fn who_was_added_before_anybody_was_enrolled_does_not_slip_in_after() {
         by: by.map(str::to_owned),
         at: at(0),
     };
-    let enrol =
-        |name: &str, number: usize| Change::ApproverEnrolled { name: name.to_owned(), key: key(number), at: at(0) };
+    let enrol = |name: &str, number: usize| enrolled(name, key(number), at(0));
     book.apply(&add("mallory", None), 0).unwrap();
     book.apply(&add("ann", None), 1).unwrap();
     book.apply(&enrol("ann", 0), 2).unwrap();
@@ -435,7 +545,7 @@ proptest! {
                     let signed = living.get(who).copied().unwrap_or(0);
                     let digest = if *right { hold.digest } else { Digest([0; 32]) };
                     let (id, approver) = (hold.id.clone(), PEOPLE[*who].0.to_owned());
-                    let change = Change::Approved { hold: id, digest, approver, key: key(signed), at: at(now) };
+                    let change = Change::Approved { hold: id, digest, approver, means: Means::Key(key(signed)), at: at(now) };
                     let twice = votes.iter().any(|(other, key)| {
                         living.get(other) == Some(key) && person(*other) == person(*who)
                     });
@@ -483,7 +593,7 @@ proptest! {
                         name: name.to_owned(), roles: set(roles), also: set(also), by: Some("p5".to_owned()), at: at(now),
                     };
                     book.apply(&added, seq).unwrap();
-                    let enrolled = Change::ApproverEnrolled { name: name.to_owned(), key: key(next_key), at: at(now) };
+                    let enrolled = enrolled(name, key(next_key), at(now));
                     let fine = !living.contains_key(who);
                     prop_assert_eq!(book.apply(&enrolled, seq + 1).is_ok(), fine);
                     if fine { living.insert(*who, next_key); next_key += 1; }

@@ -112,8 +112,7 @@ impl Feed {
     /// Whether the session is that of an approver still, and its time not over.
     fn lives(&self) -> bool {
         let now = self.doors.pipeline.clock.now();
-        let Session { id, approver, key, .. } = &self.session;
-        self.doors.pipeline.approvers.sessions.lives(*id, now) && self.doors.key_of(approver) == Some(*key)
+        self.doors.pipeline.approvers.sessions.lives(self.session.id, now) && self.doors.is_theirs(&self.session)
     }
 }
 

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::problem::Problem;
-use crate::config::Console;
+use crate::{config::Console, passkey::is_rp};
+
+/// This machine, as passkeys name it.
+const HERE: &str = "localhost";
 
 /// The names and origins of one listener.
 #[derive(Clone, Debug)]
@@ -54,6 +57,18 @@ impl Place {
         let own = |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| self.is_own(origin, &host));
         let all_own = headers.get_all(header::ORIGIN).iter().all(own);
         (!all_own).then_some(Problem::OriginNotAllowed)
+    }
+
+    /// Whether an origin is that of our pages, under any name that this listener has.
+    pub(super) fn is_ours(&self, origin: &str) -> bool {
+        origin.strip_prefix(self.scheme).is_some_and(|host| self.hosts.iter().any(|own| own == host))
+    }
+
+    /// The host name that passkeys are for: this machine's own where people reach the console by an address.
+    pub(super) fn rp(&self) -> &str {
+        let authority = self.origin.strip_prefix(self.scheme).unwrap_or_default();
+        let host = authority.split_once(':').map_or(authority, |(host, _port)| host);
+        if is_rp(host) { host } else { HERE }
     }
 
     /// Whether an origin is that of our pages, in a request to `host`.
@@ -134,5 +149,21 @@ mod tests {
             assert_eq!(lets_in(&place, pairs), *fine, "{pairs:?}");
         }
         assert!(place.only_tls());
+    }
+
+    #[test]
+    fn passkeys_are_for_the_name_of_the_console_or_for_this_machine() {
+        let named = |url: &str| place(&Console { url: Some(url.to_owned()), behind_proxy: true, ..console() });
+        assert_eq!(place(&console()).rp(), "localhost");
+        assert_eq!(named("https://approve.example").rp(), "approve.example");
+        assert_eq!(named("https://approve.example:8443").rp(), "approve.example");
+        for address in ["https://192.0.2.7", "https://[2001:db8::7]:8443"] {
+            assert_eq!(named(address).rp(), "localhost", "an address cannot have passkeys");
+        }
+        let place = named("https://approve.example");
+        assert!(place.is_ours("https://approve.example"));
+        for other in ["http://approve.example", "https://approve.example:444", "https://evil.test", "null", ""] {
+            assert!(!place.is_ours(other), "{other}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     hold::{Phase, Rejected},
     json::ParseErrorKind,
     ledger::NotChanged,
+    passkey::Flaw,
 };
 
 /// Why a request is answered with an error. [`Problem::code`] is public interface.
@@ -49,6 +50,8 @@ pub(super) enum Problem {
     LoginRefused,
     /// Another passphrase, from an approver who is logged in.
     PassphraseWrong,
+    /// What an authenticator said does not count.
+    PasskeyRefused(Flaw),
     /// No such one-time code.
     CodeUnknown,
     /// The one-time code is too old.
@@ -91,6 +94,7 @@ impl Problem {
             Self::SessionUnknown => "session_unknown",
             Self::LoginRefused => "login_refused",
             Self::PassphraseWrong => "passphrase_wrong",
+            Self::PasskeyRefused(_) => "passkey_refused",
             Self::CodeUnknown => "code_unknown",
             Self::CodeExpired => "code_expired",
             Self::PassphraseUnfit(_) => "passphrase_unfit",
@@ -113,6 +117,7 @@ impl Problem {
             | Self::FormRefused
             | Self::LoginRefused
             | Self::PassphraseWrong
+            | Self::PasskeyRefused(_)
             | Self::CodeUnknown => StatusCode::FORBIDDEN,
             Self::HoldChanged => StatusCode::CONFLICT,
             Self::NotFound | Self::EntryUnknown => StatusCode::NOT_FOUND,
@@ -132,6 +137,7 @@ impl Problem {
                 | Rejected::Requester
                 | Rejected::WrongRole
                 | Rejected::OtherKey
+                | Rejected::AssuranceTooLow
                 | Rejected::NotAppointed => StatusCode::FORBIDDEN,
                 Rejected::TooManyVotes => StatusCode::TOO_MANY_REQUESTS,
                 _ => StatusCode::CONFLICT,
@@ -164,6 +170,7 @@ impl Problem {
             }
             Self::LoginRefused => "no approver has this name and this passphrase",
             Self::PassphraseWrong => "this is not your passphrase: nothing was done",
+            Self::PasskeyRefused(flaw) => return flaw.to_string(),
             Self::CodeUnknown => "there is no such code, or it has served already: ask the operator for a new one",
             Self::CodeExpired => "the code is older than a day: ask the operator for a new one",
             Self::PassphraseUnfit(unfit) => return unfit.to_string(),
@@ -220,6 +227,8 @@ impl Problem {
         match why {
             NotDone::Malformed(why) => Self::Invalid(why),
             NotDone::Locked => locked,
+            NotDone::Passkey(Flaw::Label) => Self::Invalid(Flaw::Label.to_string()),
+            NotDone::Passkey(flaw) => Self::PasskeyRefused(flaw),
             NotDone::TooMany { retry_after_s } | NotDone::NotEnrolled(NotEnrolled::TooMany { retry_after_s }) => {
                 Self::TooManyAttempts(retry_after_s)
             }

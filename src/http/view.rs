@@ -28,14 +28,19 @@ pub(crate) fn hold(book: &Book, record: &Record, approver: &str, now: Timestamp)
     let Record { hold, phase, votes, since, .. } = record;
     let deadline = if *phase == Phase::Approved { hold.execute_by } else { hold.approve_by };
     let left = if phase.is_open() { deadline.duration_since(now).as_secs().max(0) } else { 0 };
-    let votes: Vec<Value> =
-        votes.iter().map(|vote| json!({"approver": vote.approver, "at": time(vote.at), "seq": vote.seq})).collect();
+    let votes: Vec<Value> = votes
+        .iter()
+        .map(|vote| {
+            json!({"approver": vote.approver, "means": vote.means.word(), "at": time(vote.at),
+                                       "seq": vote.seq})
+        })
+        .collect();
     let demands: Vec<Value> = hold
         .demands
         .iter()
         .map(|demand| {
             json!({"policy": &*demand.policy, "role": demand.role, "approvals": demand.approvals,
-                   "reason": demand.reason})
+                   "assurance": demand.assurance.word(), "reason": demand.reason})
         })
         .collect();
     let progress: Vec<Value> = book
@@ -72,6 +77,7 @@ pub(crate) fn hold(book: &Book, record: &Record, approver: &str, now: Timestamp)
         "seconds_left": left,
         "ended": ended(phase),
         "you": {
+            "takes": book.takes(hold, approver).word(),
             "cannot_approve": why_not(book.may_vote(&hold.id, &hold.digest, approver, now)),
             "cannot_deny": why_not(book.may_deny(&hold.id, &hold.digest, approver, now)),
         },

@@ -23,8 +23,12 @@ use crate::{
     call::{CallId, Caller, Fault, Operation, Refused, Validated},
     clock::Timestamp,
     grant::{Basis, Held},
-    hold::{Book, Bound, Change, Demand, Drift, Hold, HoldId, NOT_SENT, Phase, Record, Rejected, Warrant, statement},
+    hold::{
+        Assurance, Book, Bound, Change, Credential, Demand, Drift, Hold, HoldId, NOT_SENT, Phase, Proof, Record,
+        Rejected, Roster, Statement, Warrant, statement,
+    },
     json::{self, Digest, Limits, Number, Object, Value},
+    passkey::{Assertion, Passkey},
 };
 
 /// Changes of holds that a slow listener may lag behind.
@@ -302,7 +306,7 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Dig
             hold: hold()?,
             digest: digest("digest")?,
             approver: wanted("approver")?,
-            key: key(&wanted("key")?)?,
+            means: proof(&tree).ok_or("what it was signed with cannot be read")?.means(),
             at,
         },
         "hold.denied" => Change::Denied {
@@ -330,7 +334,21 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Dig
             by: optional("by"),
             at,
         },
-        "approver.enrolled" => Change::ApproverEnrolled { name: wanted("approver")?, key: key(&wanted("key")?)?, at },
+        "approver.enrolled" => {
+            let by = match tree.get("proof") {
+                None => None,
+                Some(by) => Some(proof(by).ok_or("its member `proof` cannot be read")?.means()),
+            };
+            let credential = match (tree.get("key"), tree.get("passkey")) {
+                (Some(_), None) => Credential::Key(key(&wanted("key")?)?),
+                (None, Some(passkey)) => {
+                    let passkey = Passkey::read(passkey).ok_or("its member `passkey` is no passkey")?;
+                    Credential::Passkey(Arc::new(passkey))
+                }
+                _ => return Err("it has to name a key or a passkey".to_owned()),
+            };
+            Change::ApproverEnrolled { name: wanted("approver")?, credential, by, at }
+        }
         "approver.removed" => Change::ApproverRemoved { name: wanted("approver")?, by: optional("by"), at },
         other => return Err(format!("its kind `{}` says nothing of holds", other.escape_debug())),
     })
@@ -339,6 +357,21 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Dig
 fn key(text: &str) -> Result<[u8; 32], String> {
     let bytes = BASE64.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or_else(|| "its member `key` is no Ed25519 key".to_owned())
+}
+
+/// What shows that an approver signed: in the members of a `hold.approved` entry, or of the `proof` of an
+/// `approver.enrolled` one. A key and its signature, or a passkey's digest and the assertion, and not both.
+fn proof(members: &Value) -> Option<Proof> {
+    let text = |name: &str| members.get(name).and_then(Value::as_str);
+    match (text("key"), text("signature"), text("passkey"), members.get("assertion")) {
+        (Some(named), Some(signature), None, None) => {
+            Some(Proof::Signature { key: key(named).ok()?, signature: BASE64.decode(signature).ok()? })
+        }
+        (None, None, Some(passkey), Some(assertion)) => {
+            Some(Proof::Assertion { passkey: passkey.parse().ok()?, assertion: Assertion::read(assertion)? })
+        }
+        _ => None,
+    }
 }
 
 fn policies(tree: &Value) -> Vec<Arc<str>> {
@@ -351,10 +384,15 @@ fn demands(tree: &Value) -> Result<Vec<Demand>, String> {
     let one = |demand: &Value| {
         let text = |name: &str| demand.get(name).and_then(Value::as_str);
         let number = |name: &str| demand.get(name).and_then(Value::as_number).and_then(Number::as_i64);
+        let assurance = match demand.get("assurance") {
+            None => Assurance::Any,
+            Some(word) => Assurance::read(word.as_str()?)?,
+        };
         Some(Demand {
             policy: text("policy")?.into(),
             role: text("role")?.to_owned(),
             approvals: u8::try_from(number("approvals")?).ok()?,
+            assurance,
             expires: u64::try_from(number("expires")?).ok()?,
             reason: text("reason").map(str::to_owned),
         })
@@ -363,14 +401,30 @@ fn demands(tree: &Value) -> Result<Vec<Demand>, String> {
     read.filter(|demands| !demands.is_empty()).ok_or_else(|| "its demands cannot be read".to_owned())
 }
 
-/// The signature in a `hold.approved` entry is over the statement that the entry makes, by the key that it names.
-pub(super) fn is_signed(text: &[u8], origin: &str) -> bool {
-    let Ok(Change::Approved { hold, digest, approver, key, at }) = read(text, 0, || None) else {
-        return false;
+/// Whether an approver, as the roster knows them, signed what a `hold.approved` entry says that they did, or what makes an
+/// `approver.enrolled` one more than their first. It is asked when an entry is about to be written, and when one is verified.
+pub(super) fn is_shown(change: &Change, proof: Option<&Proof>, origin: &str, roster: &Roster) -> bool {
+    let shows = |said: &Statement<'_>, approver: &str| {
+        proof.zip(roster.get(approver)).is_some_and(|(proof, approver)| proof.shows(said, approver))
     };
-    let signature = entry::member(text, "signature").and_then(|text| BASE64.decode(text).ok());
-    let statement = statement::approval(origin, &hold, &digest, &approver, at);
-    signature.is_some_and(|signature| statement::is_signed(&statement, &key, &signature))
+    match change {
+        Change::Approved { hold, digest, approver, at, .. } => {
+            shows(&Statement::Approval { origin, hold, digest, approver, at: *at }, approver)
+        }
+        Change::ApproverEnrolled { name, credential, by: Some(_), .. } => {
+            shows(&Statement::Enrolment { approver: name, means: &credential.means() }, name)
+        }
+        _ => true,
+    }
+}
+
+/// What shows that an approver signed, as the entry has it.
+pub(super) fn proof_of(change: &Change, tree: &Value) -> Option<Proof> {
+    match change {
+        Change::Approved { .. } => proof(tree),
+        Change::ApproverEnrolled { .. } => proof(tree.get("proof")?),
+        _ => None,
+    }
 }
 
 /// The text of a `call.held` entry.
@@ -381,8 +435,12 @@ fn held(origin: &str, hold: &Hold, arguments: &Commitment) -> Result<Vec<u8>, Fa
         .map(|demand| {
             let approvals = i64::from(demand.approvals);
             let expires = i64::try_from(demand.expires).unwrap_or(i64::MAX);
-            let whole = Object::new()
-                .with("approvals", approvals)
+            let mut whole = Object::new().with("approvals", approvals);
+            // entries of a house that demands none say nothing of it
+            if let Some(word) = demand.assurance.word() {
+                whole = whole.with("assurance", word);
+            }
+            let whole = whole
                 .with("expires", expires)
                 .with("policy", &*demand.policy)
                 .with("reason", demand.reason.as_deref().map_or(Value::Null, Value::from))
@@ -462,19 +520,13 @@ fn plain(change: &Change) -> Result<Vec<u8>, Fault> {
             line.text("kind", kind);
             line.texts("roles", roles.iter().map(String::as_str));
         }
-        Change::ApproverEnrolled { name, key, at } => {
-            line.text("approver", name);
-            line.time("at", *at);
-            line.text("key", &BASE64.encode(key));
-            line.text("kind", kind);
-        }
         Change::ApproverRemoved { name, by, at } => {
             line.text("approver", name);
             line.time("at", *at);
             line.option("by", by.as_deref());
             line.text("kind", kind);
         }
-        Change::Opened(_) | Change::Approved { .. } | Change::Settled { .. } => {
+        Change::Opened(_) | Change::Approved { .. } | Change::ApproverEnrolled { .. } | Change::Settled { .. } => {
             return Err(Fault("this change has an entry of its own".to_owned()));
         }
     }
@@ -482,22 +534,49 @@ fn plain(change: &Change) -> Result<Vec<u8>, Fault> {
 }
 
 /// The text of a `hold.approved` entry.
-fn approved(
-    hold: &HoldId,
-    digest: &Digest,
-    approver: &str,
-    key: &[u8; 32],
-    at: Timestamp,
-    signature: &[u8],
-) -> Result<Vec<u8>, Fault> {
+fn approved(hold: &HoldId, digest: &Digest, approver: &str, at: Timestamp, proof: &Proof) -> Result<Vec<u8>, Fault> {
     let mut line = Line::new();
     line.text("approver", approver);
+    if let Proof::Assertion { assertion, .. } = proof {
+        line.raw("assertion", &assertion.entry().to_bytes());
+    }
     line.time("at", at);
     line.digest("digest", digest);
     line.text("hold", hold.as_str());
-    line.text("key", &BASE64.encode(key));
+    if let Proof::Signature { key, .. } = proof {
+        line.text("key", &BASE64.encode(key));
+    }
     line.text("kind", "hold.approved");
-    line.text("signature", &BASE64.encode(signature));
+    match proof {
+        Proof::Assertion { passkey, .. } => line.digest("passkey", passkey),
+        Proof::Signature { signature, .. } => line.text("signature", &BASE64.encode(signature)),
+    }
+    line.end()
+}
+
+/// The text of an `approver.enrolled` entry.
+fn enrolled(name: &str, credential: &Credential, at: Timestamp, proof: Option<&Proof>) -> Result<Vec<u8>, Fault> {
+    let mut line = Line::new();
+    line.text("approver", name);
+    line.time("at", at);
+    if let Credential::Key(key) = credential {
+        line.text("key", &BASE64.encode(key));
+    }
+    line.text("kind", "approver.enrolled");
+    if let Credential::Passkey(passkey) = credential {
+        line.raw("passkey", &passkey.entry().to_bytes());
+    }
+    let proof = proof.map(|proof| match proof {
+        Proof::Signature { key, signature } => {
+            Object::new().with("key", BASE64.encode(key)).with("signature", BASE64.encode(signature))
+        }
+        Proof::Assertion { passkey, assertion } => {
+            Object::new().with("assertion", assertion.entry()).with("passkey", passkey.to_string())
+        }
+    });
+    if let Some(proof) = proof {
+        line.raw("proof", &Value::Object(proof).to_bytes());
+    }
     line.end()
 }
 
@@ -749,22 +828,35 @@ impl Ledger {
         hold: &HoldId,
         digest: &Digest,
         approver: &str,
-        key: &[u8; 32],
         at: Timestamp,
-        signature: &[u8],
+        proof: &Proof,
     ) -> Result<Phase, NotChanged> {
-        let said = statement::approval(&self.inner.options.origin, hold, digest, approver, at);
-        if !statement::is_signed(&said, key, signature) {
-            return Err(NotChanged::Rejected(Rejected::OtherKey));
-        }
-        let mut item = Item::new(approved(hold, digest, approver, key, at, signature)?, Effect::None);
-        let (digest, approver) = (*digest, approver.to_owned());
-        item.change = Some(Change::Approved { hold: hold.clone(), digest, approver, key: *key, at });
-        self.inner.committer.change(item).await?;
+        let text = approved(hold, digest, approver, at, proof)?;
+        let (digest, approver, means) = (*digest, approver.to_owned(), proof.means());
+        let change = Change::Approved { hold: hold.clone(), digest, approver, means, at };
+        self.make_shown(change, text, Some(proof)).await?;
         self.phase(hold)
     }
 
-    /// The statement that an approver signs now: the bytes, and the time in them.
+    /// Makes a change that an approver has signed.
+    async fn make_shown(&self, change: Change, text: Vec<u8>, proof: Option<&Proof>) -> Result<u64, NotChanged> {
+        let origin = &self.inner.options.origin;
+        // whose key or passkey it is may change until it is written: the book asks again, and knows a passkey by the digest
+        // of all that it is
+        if !self.holds(|book| is_shown(&change, proof, origin, book.roster())) {
+            return Err(NotChanged::Rejected(Rejected::OtherKey));
+        }
+        let mut item = Item::new(text, Effect::None);
+        item.change = Some(change);
+        self.inner.committer.change(item).await
+    }
+
+    /// The name of this log, which statements are bound to.
+    pub fn origin(&self) -> &str {
+        &self.inner.options.origin
+    }
+
+    /// The statement that an approver signs now with their key: the bytes, and the time in them.
     pub fn statement(&self, hold: &HoldId, digest: &Digest, approver: &str) -> (Vec<u8>, Timestamp) {
         let at = self.inner.clock.now();
         (statement::approval(&self.inner.options.origin, hold, digest, approver, at), at)
@@ -829,13 +921,20 @@ impl Ledger {
         self.make(Change::ApproverAdded { name: name.to_owned(), roles, also, by, at }).await
     }
 
-    /// Records the key of an approver.
+    /// Records what an approver signs with: their first, or one more, which `proof` shows that they want.
     ///
     /// # Errors
     /// [`NotChanged`]
-    pub async fn enrol_approver(&self, name: &str, key: [u8; 32]) -> Result<u64, NotChanged> {
+    pub async fn enrol_approver(
+        &self,
+        name: &str,
+        credential: Credential,
+        proof: Option<&Proof>,
+    ) -> Result<u64, NotChanged> {
         let at = self.inner.clock.now();
-        self.make(Change::ApproverEnrolled { name: name.to_owned(), key, at }).await
+        let text = enrolled(name, &credential, at, proof)?;
+        let by = proof.map(Proof::means);
+        self.make_shown(Change::ApproverEnrolled { name: name.to_owned(), credential, by, at }, text, proof).await
     }
 
     /// Removes an approver; what it countersigned counts no more.

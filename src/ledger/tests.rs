@@ -3,6 +3,7 @@
 mod holds;
 mod meaning;
 mod notes;
+mod passkeys;
 mod road;
 mod stores;
 mod tampering;

@@ -338,8 +338,11 @@ impl Check {
                 }
                 self.origin = origin;
             }
-            Change::Approved { .. } if !holds::is_signed(text, self.origin.as_deref().unwrap_or_default()) => {
+            Change::Approved { .. } if !self.is_shown(&change, tree) => {
                 self.bad(Some(seq), format!("entry {seq}: the countersignature is not one"));
+            }
+            Change::ApproverEnrolled { .. } if !self.is_shown(&change, tree) => {
+                self.bad(Some(seq), format!("entry {seq}: the approver did not sign that they want this"));
             }
             Change::Spent { hold, call, .. } => {
                 self.spent = self.book.get(hold).map(|record| (Arc::clone(&record.hold), call.clone()));
@@ -349,6 +352,12 @@ impl Check {
         if let Err(rejected) = self.book.apply(&change, seq) {
             self.bad(Some(seq), format!("entry {seq}: it cannot be: {rejected}"));
         }
+    }
+
+    /// Whether the approver signed what an entry says that they did.
+    fn is_shown(&self, change: &Change, tree: &Value) -> bool {
+        let origin = self.origin.as_deref().unwrap_or_default();
+        holds::is_shown(change, holds::proof_of(change, tree).as_ref(), origin, self.book.roster())
     }
 
     fn report(mut self, key: Option<&VerifierKey>, signed: bool) -> Report {

@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, Timestamp},
     contract::{Tool, UpstreamName},
     grant::Visibility,
-    hold::{Book, Change, Demand, Hold, HoldId, Phase, Record},
+    hold::{Assurance, Book, Change, Credential, Demand, Hold, HoldId, Means, Phase, Record},
     identity::Unauthenticated,
     json::{Digest, Object, Value},
     ledger::{Body, HoldChange, Reply},
@@ -88,10 +88,11 @@ impl Fake {
         let roles = ["owner".to_owned()].into();
         if self.book.lock().unwrap().roster().get("you").is_none() {
             self.change(&hold.id, &Change::ApproverAdded { name: name.clone(), roles, also: [].into(), by: None, at });
-            self.change(&hold.id, &Change::ApproverEnrolled { name: name.clone(), key, at });
+            let credential = Credential::Key(key);
+            self.change(&hold.id, &Change::ApproverEnrolled { name: name.clone(), credential, by: None, at });
         }
         let (id, digest) = (hold.id.clone(), hold.digest);
-        self.change(&hold.id, &Change::Approved { hold: id, digest, approver: name, key, at });
+        self.change(&hold.id, &Change::Approved { hold: id, digest, approver: name, means: Means::Key(key), at });
     }
 
     fn held(&self, principal: &Principal, call: &CallId) -> Record {
@@ -101,8 +102,14 @@ impl Fake {
             return record.clone();
         }
         drop(book);
-        let demands =
-            vec![Demand { policy: "p".into(), role: "owner".into(), approvals: 1, expires: 900, reason: None }];
+        let demands = vec![Demand {
+            policy: "p".into(),
+            role: "owner".into(),
+            approvals: 1,
+            assurance: Assurance::Any,
+            expires: 900,
+            reason: None,
+        }];
         let (approve_by, execute_by) = Hold::deadlines(&demands, self.at());
         let hold = Hold {
             id: HoldId::new(self.at()).unwrap(),

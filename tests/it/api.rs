@@ -1,5 +1,7 @@
 //! The approvers' API through its own door: every answer is held against the OpenAPI document that is served there.
 
+mod passkeys;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
@@ -72,8 +74,13 @@ impl Api {
 
     /// The same, with the configuration changed.
     pub(crate) fn open_with(change: impl FnOnce(&mut config::Config)) -> Self {
+        Self::open_under(GRANTS, change)
+    }
+
+    /// The same under other grants.
+    pub(crate) fn open_under(grants: &str, change: impl FnOnce(&mut config::Config)) -> Self {
         let upstream = Recorder::usual();
-        let folder = House::new(&http_upstream("up", &upstream.url(), ""), GRANTS);
+        let folder = House::new(&http_upstream("up", &upstream.url(), ""), grants);
         folder.register();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
         let (stop, stopped) = watch::channel(false);
@@ -298,7 +305,7 @@ fn an_approver_enrols_looks_countersigns_and_the_call_runs_once() {
         ("user", json!("carol")),
         ("tool", json!("up__echo")),
         ("seconds_left", json!(600)),
-        ("you", json!({"cannot_approve": null, "cannot_deny": null})),
+        ("you", json!({"takes": null, "cannot_approve": null, "cannot_deny": null})),
         ("progress", json!([{"role": "finance", "have": 0, "need": 1}])),
     ] {
         assert_eq!(shown[member], expected, "{member}");
@@ -560,7 +567,7 @@ fn nothing_but_a_living_session_of_an_approver_opens_anything() {
             assert_eq!(Api::refusal(&answer), (401, "session_unknown".to_owned()), "{method} {path}");
         }
     }
-    assert_eq!(closed, 9);
+    assert_eq!(closed, 14);
     // nor does an approver's token open anything for an agent
     let answer = Request::call("up__bare", "{}").send(api.agents, Some(&ann.token));
     assert_eq!(answer.status, 401, "{answer:?}");

@@ -10,6 +10,8 @@
 
 mod api;
 mod approving;
+#[expect(dead_code, reason = "the unit tests, which share it, say more with it")]
+mod authenticator;
 mod bad_input;
 mod cli_commands;
 mod cli_quickstart;

@@ -8,8 +8,8 @@ use std::{
 
 /// The road and what it rests on.
 const BELOW_THE_DOORS: &[&str] = &[
-    "json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "identity", "approver", "upstream",
-    "notify", "pipeline", "observe", "config", "listen",
+    "json", "clock", "display", "passkey", "call", "contract", "hold", "grant", "ledger", "identity", "approver",
+    "upstream", "notify", "pipeline", "observe", "config", "listen",
 ];
 
 /// What a house is put together from.
@@ -17,6 +17,7 @@ const EVERYTHING_BELOW: &[&str] = &[
     "json",
     "clock",
     "display",
+    "passkey",
     "call",
     "contract",
     "hold",
@@ -42,19 +43,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("json", &[]),
     ("clock", &[]),
     ("display", &["json"]),
+    ("passkey", &["json"]),
     // a received call carries its contract, and the stages name the next one
     ("call", &["json", "clock", "contract"]),
     ("contract", &["json", "clock", "display", "call", "upstream"]),
     ("secret_file", &["call"]),
-    ("hold", &["json", "clock"]),
+    ("hold", &["json", "clock", "passkey"]),
     ("grant", &["json", "clock", "call", "contract", "hold"]),
-    ("ledger", &["json", "clock", "call", "contract", "hold", "grant", "upstream"]),
+    ("ledger", &["json", "clock", "passkey", "call", "contract", "hold", "grant", "upstream"]),
     ("observe", &["json", "clock"]),
     // what is wrong in a file is told the same way for configuration and grants
     ("config", &["json", "clock", "contract", "grant"]),
     ("listen", &["config", "grant", "secret_file"]),
     ("identity", &["json", "clock", "call", "hold", "ledger", "secret_file"]),
-    ("approver", &["json", "clock", "call", "hold", "ledger", "secret_file"]),
+    ("approver", &["json", "clock", "passkey", "call", "hold", "ledger", "secret_file"]),
     ("upstream", &["json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "config", "observe"]),
     ("pipeline", BELOW_THE_DOORS),
     ("reach", &[]),

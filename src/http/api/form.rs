@@ -5,6 +5,7 @@ use axum::{
     extract::{FromRequest, Query, Request},
     http::{HeaderMap, Uri, header},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use zeroize::Zeroizing;
 
 use super::Problem;
@@ -57,6 +58,32 @@ impl Form {
     /// A passphrase.
     pub(super) fn passphrase(&mut self) -> Result<Passphrase, Problem> {
         Ok(Passphrase::new(self.text("passphrase")?))
+    }
+
+    /// Bytes, written as base64url without padding.
+    pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<u8>, Problem> {
+        self.optional_bytes(name)?.ok_or_else(|| Problem::Invalid(format!("`{name}` is missing")))
+    }
+
+    /// Such bytes, if they are given.
+    pub(super) fn optional_bytes(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => BASE64URL
+                .decode(text)
+                .map(Some)
+                .map_err(|_| Problem::Invalid(format!("`{name}` has to be base64url without padding"))),
+            Some(_) => Err(Problem::Invalid(format!("`{name}` has to be a string"))),
+        }
+    }
+
+    /// The members of a member, if it is given.
+    pub(super) fn form(&mut self, name: &str) -> Result<Option<Self>, Problem> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Value::Object(members)) => Ok(Some(Self(members))),
+            Some(_) => Err(Problem::Invalid(format!("`{name}` has to be an object"))),
+        }
     }
 
     /// A hold's digest.

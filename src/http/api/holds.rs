@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use super::{
     Doors, Problem, Who, answer,
     form::{Form, Parameters},
+    passkeys::given,
 };
 use crate::{
-    approver::Way,
+    approver::{Shown, Way},
     call::Fault,
-    hold::{HoldId, Record, Rejected},
+    hold::{HoldId, Means, Record, Rejected},
     http::view,
 };
 
@@ -86,7 +87,8 @@ pub(super) async fn show(State(doors): State<Arc<Doors>>, Who(session): Who, id:
     shown.map(answer).ok_or(Problem::Act(Rejected::UnknownHold))
 }
 
-/// Countersigns: the passphrase unlocks the approver's key for this one signature.
+/// Countersigns: the passphrase unlocks the approver's key for this one signature, or their passkey has signed the hold's
+/// digest.
 pub(super) async fn approve(
     State(doors): State<Arc<Doors>>,
     Who(session): Who,
@@ -94,15 +96,19 @@ pub(super) async fn approve(
     mut form: Form,
 ) -> Result<Response, Problem> {
     let digest = form.digest()?;
-    let passphrase = form.passphrase()?;
+    let given = given(&doors, &mut form)?;
     form.end()?;
     let id = named(id)?;
     doors.pipeline.refresh_hold(&id).await?;
     let (now, approver) = (doors.pipeline.clock.now(), session.approver.as_str());
     // why it cannot be is told before the passphrase is looked at; the ledger decides on it again
-    let may = doors.pipeline.ledger.holds(|book| book.may_vote(&id, &digest, approver, now));
+    let may = doors.pipeline.ledger.holds(|book| match (&given, book.roster().get(approver).and_then(|own| own.key)) {
+        (Shown::Passphrase(_), Some(key)) => book.may_vote_with(&Means::Key(key), &id, &digest, approver, now),
+        _ => book.may_vote(&id, &digest, approver, now),
+    });
     may.map_err(Problem::Act)?;
-    let done = doors.pipeline.approvers.approve(&id, &digest, approver, &passphrase, Way::Session(session.id)).await;
+    let way = Way::Session(session.id);
+    let done = doors.pipeline.approvers.countersign(&id, &digest, approver, &given, way).await;
     done.map_err(|why| Problem::of(why, Problem::PassphraseWrong))?;
     after(&doors, &id, &session.approver)
 }

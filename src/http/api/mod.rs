@@ -1,13 +1,14 @@
 //! The approvers' API, `/api/v1`: enrol, log in, look at holds, countersign or deny them, read the ledger. Described by
 //! `openapi.json`, which tests hold against what is served.
 //!
-//! A session's token lets look; to countersign takes the passphrase itself, each time. Agents' tokens are of another kind
+//! A session's token lets look; to countersign takes the passphrase itself, or a passkey's signature, each time. Agents' tokens are of another kind
 //! and open nothing here.
 
 mod events;
 pub(super) mod form;
 mod holds;
 mod ledger;
+mod passkeys;
 mod people;
 
 use std::sync::Arc;
@@ -46,12 +47,21 @@ impl Default for Desk {
 }
 
 /// Every operation: method, path below `/api/v1`, what answers it.
-fn operations() -> [(Method, &'static str, MethodRouter<Arc<Doors>>); 12] {
+fn operations() -> [(Method, &'static str, MethodRouter<Arc<Doors>>); 21] {
     [
         (Method::GET, "/openapi.json", get(description)),
         (Method::POST, "/enrol", post(people::enrol)),
         (Method::POST, "/login", post(people::login)),
         (Method::POST, "/logout", post(people::logout)),
+        (Method::GET, "/passkeys", get(passkeys::list)),
+        (Method::POST, "/passkeys/enrol/ask", post(passkeys::ask_to_enrol)),
+        (Method::POST, "/passkeys/enrol", post(passkeys::enrol)),
+        (Method::POST, "/passkeys/login/ask", post(passkeys::ask_to_sign_in)),
+        (Method::POST, "/passkeys/login", post(passkeys::sign_in)),
+        (Method::POST, "/passkeys/ask", post(passkeys::ask_to_add)),
+        (Method::POST, "/passkeys/offer", post(passkeys::offer)),
+        (Method::POST, "/passkeys/offer/passphrase", post(passkeys::offer_passphrase)),
+        (Method::POST, "/passkeys/confirm", post(passkeys::confirm)),
         (Method::GET, "/holds", get(holds::list)),
         (Method::GET, "/holds/events", get(events::stream)),
         (Method::GET, "/holds/{id}", get(holds::show)),
@@ -101,16 +111,17 @@ impl Doors {
     pub(super) fn session(&self, token: &str, in_use: bool) -> Option<Session> {
         let (sessions, now) = (&self.pipeline.approvers.sessions, self.pipeline.clock.now());
         let session = if in_use { sessions.find(token, now) } else { sessions.glimpse(token, now) }?;
-        if self.key_of(&session.approver) == Some(session.key) {
+        if self.is_theirs(&session) {
             return Some(session);
         }
         sessions.end(session.id);
         None
     }
 
-    /// The public key of an approver who is enrolled, as the ledger has it.
-    pub(super) fn key_of(&self, approver: &str) -> Option<[u8; 32]> {
-        self.pipeline.ledger.holds(|book| book.roster().get(approver).and_then(|approver| approver.key))
+    /// Whether a session was begun with what its approver has still, as the ledger says.
+    pub(super) fn is_theirs(&self, session: &Session) -> bool {
+        let approver = session.approver.as_str();
+        self.pipeline.ledger.holds(|book| book.roster().get(approver).is_some_and(|known| known.has(&session.means)))
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::{
-    hold::{Change, Drift, HoldId, Phase, Rejected},
+    hold::{Change, Credential, Drift, HoldId, Phase, Proof, Rejected},
     json::Digest,
     ledger::{
         memory::Memory,
@@ -29,7 +29,7 @@ impl Person {
         let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
         let (roles, also) = (BTreeSet::from([role.to_owned()]), BTreeSet::new());
         ledger.add_approver(name, roles, also, by.map(str::to_owned)).await.unwrap();
-        ledger.enrol_approver(name, Self::public(&key)).await.unwrap();
+        ledger.enrol_approver(name, Credential::Key(Self::public(&key)), None).await.unwrap();
         Self { name, key }
     }
 
@@ -39,8 +39,9 @@ impl Person {
 
     async fn countersign(&self, ledger: &Ledger, id: &HoldId, digest: &Digest) -> Result<Phase, NotChanged> {
         let (statement, at) = ledger.statement(id, digest, self.name);
-        let signature = self.key.sign(&statement);
-        ledger.countersign(id, digest, self.name, &Self::public(&self.key), at, signature.as_ref()).await
+        let signature = self.key.sign(&statement).as_ref().to_vec();
+        let proof = Proof::Signature { key: Self::public(&self.key), signature };
+        ledger.countersign(id, digest, self.name, at, &proof).await
     }
 }
 
@@ -102,8 +103,8 @@ async fn a_hold_is_spent_together_with_its_intent_and_the_ledger_verifies() {
     assert_eq!(wrong, Err(NotChanged::Rejected(Rejected::OtherDigest)));
     let (statement, at) = ledger.statement(&hold.id, &hold.digest, "ann");
     let forged = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap().sign(&statement);
-    let public = Person::public(&ann.key);
-    let forged = ledger.countersign(&hold.id, &hold.digest, "ann", &public, at, forged.as_ref()).await;
+    let forged = Proof::Signature { key: Person::public(&ann.key), signature: forged.as_ref().to_vec() };
+    let forged = ledger.countersign(&hold.id, &hold.digest, "ann", at, &forged).await;
     assert_eq!(forged, Err(NotChanged::Rejected(Rejected::OtherKey)));
     assert_eq!(ann.countersign(&ledger, &hold.id, &hold.digest).await, Ok(Phase::Approved));
 

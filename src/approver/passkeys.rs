@@ -1,0 +1,259 @@
+//! What approvers do with passkeys: enrol, sign in, countersign, and add to what they are known by.
+//!
+//! A session alone adds nothing: whoever took one would stay. To be known by more takes a signature by what one is known
+//! by already, made for this and kept in the ledger.
+
+use std::sync::Arc;
+
+use super::{Approvers, Code, NotDone, Passphrase, Session, Token, Way, approvers::apart, ceremonies::Offer};
+use crate::{
+    call::Fault,
+    clock::NoRandomness,
+    hold::{Credential, HoldId, Means, Phase, Proof, Rejected, Statement},
+    json::Digest,
+    ledger::NotChanged,
+    passkey::{Assertion, ClientData, Flaw, Passkey},
+};
+
+/// A question to an authenticator: make a passkey.
+#[derive(Clone, Debug)]
+pub struct ToMake {
+    /// What it has to answer.
+    pub challenge: [u8; 32],
+    /// For whom.
+    pub approver: String,
+    /// Ids of passkeys that the approver has: an authenticator that has one of them makes no other.
+    pub known: Vec<Vec<u8>>,
+}
+
+/// What an authenticator and its browser answer when a passkey was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The `clientDataJSON`.
+    pub client_data: Vec<u8>,
+    /// The `attestationObject`.
+    pub attestation: Vec<u8>,
+    /// What its person calls it.
+    pub label: String,
+}
+
+/// What an authenticator and its browser answer when it signed.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Which passkey: the credential's id.
+    pub id: Vec<u8>,
+    /// Whose it is, as the authenticator remembers; it may not say.
+    pub user: Option<Vec<u8>>,
+    /// What it signed.
+    pub assertion: Assertion,
+}
+
+/// Shows that it is the approver: their passphrase, or what their passkey signed.
+#[derive(Clone, Debug)]
+pub enum Shown {
+    /// Unlocks their key, for one signature.
+    Passphrase(Passphrase),
+    /// Signed by their passkey.
+    Passkey(Answer),
+}
+
+impl From<Flaw> for NotDone {
+    fn from(flaw: Flaw) -> Self {
+        Self::Passkey(flaw)
+    }
+}
+
+impl From<NoRandomness> for NotDone {
+    fn from(problem: NoRandomness) -> Self {
+        Self::Fault(Fault(problem.to_string()))
+    }
+}
+
+impl Approvers {
+    /// What authenticators remember an approver by: no name, and the same each time, so that a passkey that is made anew
+    /// replaces the one before.
+    pub fn handle(approver: &str) -> [u8; 32] {
+        Digest::of(&[b"countersign approver v1\0", approver.as_bytes()].concat()).0
+    }
+
+    /// Asks whoever has the code to make a passkey.
+    ///
+    /// # Errors
+    /// [`NotDone::NotEnrolled`]
+    pub fn ask_to_enrol(&self, code: &Code) -> Result<ToMake, NotDone> {
+        let now = self.clock.now();
+        let approver = self.vault.name_of_code(code, now)?;
+        let challenge = self.ceremonies.enrolling.ask(code.digest(), now)?;
+        Ok(ToMake { challenge, approver, known: Vec::new() })
+    }
+
+    /// Enrols whom the code was given to, with the passkey that they made for the site `rp`; gives their name and it.
+    ///
+    /// # Errors
+    /// [`NotDone`]; the code is then as good as before.
+    pub async fn enrol_passkey(&self, code: &Code, made: &Made, rp: &str) -> Result<(String, Arc<Passkey>), NotDone> {
+        let now = self.clock.now();
+        let name = self.vault.name_of_code(code, now)?;
+        let challenge = ClientData::read(&made.client_data)?.challenge();
+        let asked = self.ceremonies.enrolling.take(&challenge, now);
+        asked.filter(|asked| *asked == code.digest()).ok_or(Flaw::Challenge)?;
+        let passkey = Arc::new(Passkey::made(&made.client_data, &made.attestation, &challenge, rp, &made.label)?);
+        self.ledger.enrol_approver(&name, Credential::Passkey(Arc::clone(&passkey)), None).await?;
+        let (vault, invited) = (Arc::clone(&self.vault), name.clone());
+        apart(move || vault.uninvite(&invited)).await?;
+        Ok((name, passkey))
+    }
+
+    /// Asks who is signed in to make one more passkey.
+    ///
+    /// # Errors
+    /// [`NotDone::Fault`]
+    pub fn ask_to_add(&self, session: &Session) -> Result<ToMake, NotDone> {
+        let challenge = self.ceremonies.adding.ask(session.id, self.clock.now())?;
+        let known = self.ledger.holds(|book| {
+            let approver = book.roster().get(&session.approver);
+            approver.map(|approver| approver.passkeys.iter().map(|passkey| passkey.id().to_vec()).collect())
+        });
+        Ok(ToMake { challenge, approver: session.approver.clone(), known: known.unwrap_or_default() })
+    }
+
+    /// Takes a passkey that was made as asked, and gives the challenge to sign before it counts: see
+    /// [`Approvers::confirm`].
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub fn offer_passkey(&self, session: &Session, made: &Made, rp: &str) -> Result<[u8; 32], NotDone> {
+        let challenge = ClientData::read(&made.client_data)?.challenge();
+        let asked = self.ceremonies.adding.take(&challenge, self.clock.now());
+        asked.filter(|asked| *asked == session.id).ok_or(Flaw::Challenge)?;
+        let passkey = Passkey::made(&made.client_data, &made.attestation, &challenge, rp, &made.label)?;
+        self.offer(session, Offer::Passkey(Arc::new(passkey)))
+    }
+
+    /// Seals a key under the passphrase that who is signed in chooses, and gives the challenge to sign before it counts.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn offer_passphrase(&self, session: &Session, passphrase: &Passphrase) -> Result<[u8; 32], NotDone> {
+        let sealed = self.vault.seal(&session.approver, passphrase).await?;
+        self.offer(session, Offer::Key(Box::new(sealed)))
+    }
+
+    fn offer(&self, session: &Session, offer: Offer) -> Result<[u8; 32], NotDone> {
+        let credential = offer.credential();
+        // why it cannot be is told before anybody signs; the ledger decides on it again
+        let by = Some(&session.means);
+        self.ledger.holds(|book| book.may_enrol(&session.approver, &credential, by))?;
+        let means = credential.means();
+        let challenge = Statement::Enrolment { approver: &session.approver, means: &means }.challenge();
+        self.ceremonies.offers.put(challenge, (session.id, offer), self.clock.now());
+        Ok(challenge)
+    }
+
+    /// Makes what was offered count, now that the approver signed that they want it.
+    ///
+    /// # Errors
+    /// [`NotDone`]; it has to be offered again then.
+    pub async fn confirm(&self, session: &Session, challenge: &[u8; 32], shown: &Shown) -> Result<(), NotDone> {
+        let (asked, offer) =
+            self.ceremonies.offers.take(challenge, self.clock.now()).ok_or(NotDone::Passkey(Flaw::Challenge))?;
+        if asked != session.id {
+            return Err(Flaw::Challenge.into());
+        }
+        let credential = offer.credential();
+        let means = credential.means();
+        let said = Statement::Enrolment { approver: &session.approver, means: &means };
+        let proof = self.shown(&session.approver, &said, shown, Way::Session(session.id)).await?;
+        match offer {
+            Offer::Passkey(_) => {
+                self.ledger.enrol_approver(&session.approver, credential, Some(&proof)).await?;
+                Ok(())
+            }
+            Offer::Key(sealed) => {
+                let prepared = self.vault.keep(*sealed).await?;
+                self.conclude(prepared, Some(&proof)).await.map(|_name| ())
+            }
+        }
+    }
+
+    /// Asks whoever is there to sign in.
+    ///
+    /// # Errors
+    /// [`NotDone::Fault`]
+    pub fn ask_to_sign_in(&self) -> Result<[u8; 32], NotDone> {
+        Ok(self.ceremonies.signing_in.ask((), self.clock.now())?)
+    }
+
+    /// Begins a session of the approver whose passkey answered.
+    ///
+    /// # Errors
+    /// [`NotDone::Passkey`], [`NotDone::Fault`]
+    pub fn sign_in(&self, answer: &Answer) -> Result<(Token, Session), NotDone> {
+        let now = self.clock.now();
+        let challenge = ClientData::read(&answer.assertion.client_data)?.challenge();
+        self.ceremonies.signing_in.take(&challenge, now).ok_or(Flaw::Challenge)?;
+        let known = self.ledger.holds(|book| {
+            let (approver, passkey) = book.roster().passkey(&answer.id)?;
+            Some((approver.name.clone(), Arc::clone(passkey)))
+        });
+        let (approver, passkey) = known.ok_or(Flaw::Signature)?;
+        answer.check(&approver, &passkey, &challenge)?;
+        Ok(self.sessions.begin(&approver, Means::Passkey(passkey.digest()), now)?)
+    }
+
+    /// Countersigns a hold with what shows that it is the approver: a passkey signs the hold's digest itself. Gives where
+    /// the hold stands then.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub async fn countersign(
+        &self,
+        hold: &HoldId,
+        digest: &Digest,
+        approver: &str,
+        shown: &Shown,
+        way: Way,
+    ) -> Result<Phase, NotDone> {
+        let at = self.clock.now();
+        let origin = self.ledger.origin();
+        let said = Statement::Approval { origin, hold, digest, approver, at };
+        let proof = self.shown(approver, &said, shown, way).await?;
+        Ok(self.ledger.countersign(hold, digest, approver, at, &proof).await?)
+    }
+
+    /// The proof that an approver says this.
+    async fn shown(&self, approver: &str, said: &Statement<'_>, shown: &Shown, way: Way) -> Result<Proof, NotDone> {
+        match shown {
+            Shown::Passphrase(passphrase) => {
+                let unlocked = self.unlock(approver, passphrase, way).await?;
+                let (key, signature) = (unlocked.public_key(), unlocked.sign(&said.text()).to_vec());
+                Ok(Proof::Signature { key, signature })
+            }
+            Shown::Passkey(answer) => {
+                let known = self.ledger.holds(|book| {
+                    let (owner, passkey) = book.roster().passkey(&answer.id)?;
+                    (owner.name == approver).then(|| Arc::clone(passkey))
+                });
+                let passkey = known.ok_or(Flaw::Signature)?;
+                // what is wrong with it is told here; the ledger judges it again
+                answer.check(approver, &passkey, &said.challenge())?;
+                Ok(Proof::Assertion { passkey: passkey.digest(), assertion: answer.assertion.clone() })
+            }
+        }
+    }
+}
+
+impl Answer {
+    fn check(&self, approver: &str, passkey: &Passkey, challenge: &[u8; 32]) -> Result<(), Flaw> {
+        if self.user.as_ref().is_some_and(|user| *user != Approvers::handle(approver)) {
+            return Err(Flaw::Signature);
+        }
+        self.assertion.check(passkey, challenge)
+    }
+}
+
+impl From<Rejected> for NotDone {
+    fn from(rejected: Rejected) -> Self {
+        Self::from(NotChanged::Rejected(rejected))
+    }
+}
