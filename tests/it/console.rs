@@ -257,6 +257,17 @@ fn a_session_is_over_on_the_server_when_it_is_signed_out_or_idle() {
     assert!(!thief.is_signed_in(), "the token that was copied opens nothing any more");
     let late = thief.post("/sign-out", &[("csrf", &token)]);
     assert_eq!(problem(&late), refusal(401, "session_unknown"));
+    // whose form came too late finds back to its page, and only to one of ours
+    for (page, back) in [
+        ("/holds/hold_00000000000000000000000000?x#y", "/sign-in?next=/holds/hold_00000000000000000000000000"),
+        ("//attacker.test", "/sign-in"),
+        ("/\"><script>", "/sign-in"),
+    ] {
+        let form = thief.form("/sign-out", &[("csrf", &token)]).with("Referer", &format!("http://{}{page}", api.at));
+        let late = thief.send(&form);
+        assert_eq!(problem(&late), refusal(401, "session_unknown"));
+        assert!(html(&late).contains(&format!("href=\"{back}\"")), "{page}: {}", html(&late));
+    }
     browser.sign_in("ann");
     api.pass(901);
     assert!(!browser.is_signed_in());

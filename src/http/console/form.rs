@@ -9,7 +9,7 @@ use axum::{
 };
 use zeroize::Zeroizing;
 
-use super::{Doors, Problem, Trouble, cookie::Cookie, only, visitor::signed_in};
+use super::{Doors, Problem, Trouble, cookie::Cookie, only, page::signed_out_from, visitor::signed_in, way_back};
 use crate::{
     approver::{FormToken, Passphrase, Session},
     http::body::bytes_of,
@@ -35,7 +35,7 @@ impl FromRequest<Arc<Doors>> for Act {
     async fn from_request(request: Request, doors: &Arc<Doors>) -> Result<Self, Response> {
         let refused = |problem| Trouble(problem).into_response();
         is_own(doors, request.headers()).map_err(refused)?;
-        let Some(who) = signed_in(doors, request.headers()) else { return Err(refused(Problem::SessionUnknown)) };
+        let Some(who) = signed_in(doors, request.headers()) else { return Err(signed_out(request.headers())) };
         let mut fields = Fields::read(request).await.map_err(refused)?;
         match fields.optional(TOKEN).map_err(refused)? {
             Some(token) if who.form.is(&token) => Ok(Self { who, fields }),
@@ -68,6 +68,13 @@ impl FromRequest<Arc<Doors>> for Knock {
             _ => Err(refused(Problem::FormRefused)),
         }
     }
+}
+
+/// What somebody is told whose session was over when the form came: nothing was done, and the way back to its page.
+fn signed_out(headers: &HeaderMap) -> Response {
+    let page = only(headers, header::REFERER).and_then(|page| page.split_once("://")?.1.split_once('/'));
+    let path = page.map(|(_, path)| format!("/{}", path.split(['?', '#']).next().unwrap_or_default()));
+    signed_out_from(path.as_deref().and_then(way_back))
 }
 
 /// Whether a page of this very origin sent the request: browsers say where anything that changes something comes from.

@@ -146,24 +146,35 @@ pub(in crate::http) struct Trouble(pub(in crate::http) Problem);
 
 impl IntoResponse for Trouble {
     fn into_response(self) -> Response {
-        let problem = self.0;
-        let signed_out = matches!(problem, Problem::SessionMissing | Problem::SessionUnknown);
-        let title = problem.status().canonical_reason().unwrap_or("Problem");
-        let main = html! {
-            h1 { (title) }
-            (notice(&problem))
-            p {
-                @if signed_out { a href="/sign-in" { "Sign in" } }
-                @else { a href="/waiting" { "What waits" } }
-            }
-        };
-        let page = Page { name: "problem", title, ..Page::default() };
-        let mut response = plain(problem.status(), &page, &main);
-        if let Some(seconds) = problem.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        trouble(&self.0, None)
     }
+}
+
+/// What somebody is told whose session was over when a form of theirs came: nothing was done, and how to go back.
+pub(super) fn signed_out_from(page: Option<&str>) -> Response {
+    trouble(&Problem::SessionUnknown, page)
+}
+
+fn trouble(problem: &Problem, back: Option<&str>) -> Response {
+    let signed_out = matches!(problem, Problem::SessionMissing | Problem::SessionUnknown);
+    let title = problem.status().canonical_reason().unwrap_or("Problem");
+    let main = html! {
+        h1 { (title) }
+        (notice(problem))
+        p {
+            @match (signed_out, back) {
+                (true, Some(back)) => a href={ "/sign-in?next=" (back) } { "Sign in, and go back" },
+                (true, None) => a href="/sign-in" { "Sign in" },
+                (false, _) => a href="/waiting" { "What waits" },
+            }
+        }
+    };
+    let page = Page { name: "problem", title, ..Page::default() };
+    let mut response = plain(problem.status(), &page, &main);
+    if let Some(seconds) = problem.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 impl<P: Into<Problem>> From<P> for Trouble {
