@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 
 import { ELSEWHERE, visitor } from './browser.mjs';
 import { PASSPHRASE, open, until } from './house.mjs';
-import { deny, enrol, facts, fillSignIn, hold, on, shows, signIn } from './pages.mjs';
+import { deny, enrol, fillSignIn, hold, on, shows, signIn } from './pages.mjs';
 
 /** Serves pages of somebody else's: `at(html)` gives their addresses, another site and another port of the console's own host. */
 async function others() {

@@ -71,7 +71,7 @@ export class Visitor {
         return { page, answer };
       } catch (problem) {
         // a page that was just bringing itself up to date
-        if (!/interrupted by another navigation/.test(String(problem))) throw problem;
+        if (!/interrupted by another navigation|ERR_ABORTED/.test(String(problem))) throw problem;
       }
     }
   }
@@ -165,8 +165,8 @@ function small(png, colours = 64) {
 }
 
 /** Takes a picture of a page for `docs/images`; only where asked for, since each run looks a little different. */
-export async function picture(page, name) {
-  const png = small(await page.screenshot({ animations: 'disabled', caret: 'hide' }));
+export async function picture(page, name, more = {}) {
+  const png = small(await page.screenshot({ animations: 'disabled', caret: 'hide', ...more }));
   assert.ok(png.length < 120_000, `the picture ${name} has ${png.length} bytes`);
   if (process.env.PICTURES) {
     mkdirSync(join(root, 'docs', 'images'), { recursive: true });

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 
-import { authenticator, visitor } from './browser.mjs';
+import { visitor } from './browser.mjs';
 import { PASSPHRASE, decision, open, until } from './house.mjs';
 import { act, approve, argument, button, changed, deny, enrol, facts, fillSignIn, hold, on, row, shows, signIn } from './pages.mjs';
 

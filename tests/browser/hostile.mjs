@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 
 import { pixels, visitor } from './browser.mjs';
 import { PASSPHRASE, open } from './house.mjs';
-import { act, approve, argument, button, enrol, facts, hold, on, row, shows, signIn } from './pages.mjs';
+import { act, approve, argument, button, enrol, hold, on, row, shows, signIn } from './pages.mjs';
 
 /** What of the page is ours and must stay as it is whatever the arguments say, and what a script of theirs would leave behind. */
 const census = page =>

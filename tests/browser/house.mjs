@@ -47,15 +47,15 @@ const meta = tasks => ({
 export const decision = result => result._meta?.['countersign/decision'];
 
 /**
- * Opens a house. `desk` asks for the recorder, `grants` and `toml` are added to what the house has, `prepare` puts more
- * into its folder.
+ * Opens a house. `desk` asks for the recorder, `grants` and `toml` are added to what the house has, `console` to that part
+ * of it; `port` is the console's, where it has to be known before; `prepare` puts more into its folder.
  */
-export async function open({ desk = true, grants = '', toml = '', prepare = () => {} } = {}) {
+export async function open({ desk = true, grants = '', toml = '', console = '', port = 0, prepare = () => {} } = {}) {
   const dir = mkdtempSync(join(tmpdir(), 'countersign-browser-'));
-  const house = new House(dir);
+  const house = new House(dir, port);
   const text = JSON.stringify;
   mkdirSync(join(dir, 'grants'));
-  let config = '[server]\nlisten = "127.0.0.1:0"\n\n[console]\nlisten = "127.0.0.1:0"\n';
+  let config = '[server]\nlisten = "127.0.0.1:0"\n\n[console]\nlisten = "127.0.0.1:0"\n' + `${console}\n`;
   config += `\n[upstreams.bank]\ncommand = [${text(program)}, "bank", "--state", "bank.json"]\n`;
   if (desk) config += `\n[upstreams.desk]\ncommand = ${text([process.execPath, recorder, house.notes])}\n`;
   writeFileSync(join(dir, 'countersign.toml'), config + toml);
@@ -78,8 +78,9 @@ class House {
   #ended = null;
   #tokens = new Map();
 
-  constructor(dir) {
+  constructor(dir, port) {
     this.dir = dir;
+    this.port = port;
     this.notes = join(dir, 'notes.jsonl');
   }
 
@@ -91,7 +92,7 @@ class House {
 
   async serve() {
     const log = openSync(join(this.dir, 'server.log'), 'a');
-    const listen = ['--listen', '127.0.0.1:0', '--console-listen', '127.0.0.1:0'];
+    const listen = ['--listen', '127.0.0.1:0', '--console-listen', `127.0.0.1:${this.port}`];
     this.#child = spawn(program, ['quickstart', '--dir', this.dir, ...listen, '--json'], { stdio: ['ignore', 'pipe', log] });
     this.#ended = null;
     this.#tokens.clear();
@@ -105,9 +106,9 @@ class House {
     const line = JSON.parse(text.split('\n')[0]);
     this.mcp = line.mcp;
     this.code = line.enrol;
-    this.address = line.console;
     // passkeys need the name of a host
     this.origin = line.console.replace('127.0.0.1', 'localhost');
+    this.address = line.console.replace('localhost', '127.0.0.1');
     // who has made their own certificate asks by another door
     const ready = () => (this.address.startsWith('https:') ? this.run('status').then(Boolean) : fetch(`${this.address}/readyz`).then(answer => answer.ok));
     await until('being ready', () => ready().catch(() => false));
@@ -242,6 +243,13 @@ class House {
 
   async withdraw(id, { agent = 'demo' } = {}) {
     await this.#post(agent, 'tasks/cancel', id, { taskId: id }, { tasks: true });
+  }
+
+  /** Has the recorder describe one of its tools in other words from now on. */
+  redescribe(tool, description) {
+    const file = `${this.notes}.says`;
+    const said = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
+    writeFileSync(file, JSON.stringify({ ...said, [tool]: description }));
   }
 
   /** What the recorder was given, in order. */

@@ -91,11 +91,19 @@ export default async function looks(rows, browser) {
         });
         // 320 pixels are what is left of 1280 at 400 % (WCAG 1.4.10)
         await show(name, 'narrow', async page => assert.equal(await overflow(page), null));
-        const bytes = await show(name, 'plain', async page => (await picture(page, name)).length);
-        if (['waiting', 'hold-flags'].includes(name)) await show(name, 'night', page => picture(page, `${name}-dark`));
+        // a hold is shown whole, as it is read
+        const whole = ['hold-flags', 'tool'].includes(name);
+        const bytes = await show(name, 'plain', async page => (await picture(page, name, { fullPage: whole })).length);
+        if (['waiting', 'hold-votes'].includes(name)) await show(name, 'night', page => picture(page, `${name}-dark`));
         return `${bytes} bytes`;
       });
     }
+    await rows.row('nobody but the console was asked for anything, whatever page was looked at', async () => {
+      const asked = Object.values(those).flatMap(someone => someone.requests);
+      const hosts = [...new Set(asked.map(url => new URL(url).host))];
+      assert.deepEqual(hosts, [new URL(house.origin).host]);
+      return `${asked.length} requests`;
+    });
     for (const someone of Object.values(those)) await someone.context.close();
 
     await rows.row('with the keyboard alone: sign in, go to a hold, deny it', async () => {
@@ -143,12 +151,14 @@ export default async function looks(rows, browser) {
       await someone.leave();
     });
 
-    await rows.row('Enter on a page that was just opened approves nothing', async () => {
+    await rows.row('Enter countersigns nothing: not on a page that was just opened, nor where the passphrase is typed', async () => {
       const id = await house.ask('bank__transfer', { from: 'alice', to: 'bob', amount: 778 });
       const page = await hold(you, id);
       const posts = [];
       page.on('request', request => request.method() === 'POST' && posts.push(request.url()));
       for (const key of ['Enter', 'Space', 'y', 'a']) await page.keyboard.press(key);
+      await page.locator('form[data-act="approve"] [name="passphrase"]').fill(PASSPHRASE);
+      await page.keyboard.press('Enter');
       // a second look at the page comes after whatever the keys would have sent
       await hold(you, id, page);
       assert.deepEqual(posts, []);
