@@ -81,7 +81,7 @@ fn nobody_sees_an_operators_page_or_does_anything_on_it_without_a_session() {
         }
     }
     assert_eq!(stranger.look("/ledger/export").status, 303);
-    let acts = ["/ledger/verify", "/tools/up/echo/accept", "/tools/up/echo/reject"];
+    let acts = ["/grants/explain", "/ledger/verify", "/tools/up/echo/accept", "/tools/up/echo/reject"];
     for path in acts {
         assert_eq!(problem(&stranger.post(path, &[])), refusal(401, "session_unknown"), "{path}");
     }
@@ -277,6 +277,8 @@ fn grants_are_a_matrix_of_agents_and_tools_with_the_policies_behind_each_cell() 
 permit (principal == Agent::"named", action == Action::"up__echo", resource);
 @id("bare") permit (principal, action == Action::"up__bare", resource)
 when { context.session.calls < 100 };
+@id("small") permit (principal, action == Action::"up__short", resource)
+when { context.input has n && context.input.n <= 5 };
 @id("never") forbid (principal in Team::"ops", action == Action::"up__bare", resource);
 "#,
     );
@@ -288,7 +290,8 @@ when { context.session.calls < 100 };
     // bot, named, anybody in team ops, any other agent
     assert_eq!(verdicts("up__echo"), ["deny", "hold", "deny", "deny"], "{shown}");
     assert_eq!(verdicts("up__bare"), ["permit", "permit", "deny", "permit"]);
-    assert_eq!(verdicts("up__short"), ["deny"; 4]);
+    assert_eq!(verdicts("up__short"), ["permit"; 4]);
+    assert_eq!(verdicts("up__defaults"), ["deny"; 4]);
     assert_eq!(verdicts("resource_read of up"), ["deny"; 4]);
     for part in ["anybody in team", "any other agent", "data-policy=\"never\"", "tests.cedar:2", "money moves"] {
         assert!(shown.contains(part), "{part}: {shown}");
@@ -310,7 +313,26 @@ when { context.session.calls < 100 };
     let listed = listed.send(api.agents, Some(&api.agent("named", None))).response();
     let names: Vec<&str> =
         listed["result"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["up__bare", "up__echo"]);
+    assert_eq!(names, ["up__bare", "up__echo", "up__short"]);
+
+    // with arguments it is decided as the command decides it, and nothing happens
+    let before = (api.house.pipeline.ledger.size(), api.upstream.calls().len());
+    let question = browser.look("/grants?agent=bot&tool=up__short");
+    for (arguments, status, expected) in [
+        (r#"{"n":5}"#, 200, "data-explained=\"permit\""),
+        (r#"{"n":5}"#, 200, "data-outcome=\"decided\""),
+        (r#"{"n":6}"#, 200, "data-explained=\"deny\""),
+        (r#"{"n":6}"#, 200, "data-outcome=\"condition_false\""),
+        (r#"{"n":11}"#, 200, "arguments_invalid"),
+        (r#"{"n":5,"n":6}"#, 400, "data-problem=\"invalid_request\""),
+        ("<script>alert(1)</script>", 400, "&lt;script&gt;alert(1)&lt;/script&gt;</textarea>"),
+    ] {
+        let answer = browser.fill_in(&question, "explain", &[("arguments", arguments)]);
+        assert_eq!(answer.status, status, "{arguments}: {answer:?}");
+        let told = html(&answer);
+        assert!(told.contains(expected) && !told.contains("<script>alert"), "{arguments}, {expected}: {told}");
+    }
+    assert_eq!((api.house.pipeline.ledger.size(), api.upstream.calls().len()), before);
     assert!(page(&mut browser, "/grants?agent=%3Cscript%3E").contains("&lt;script&gt;"));
     api.close();
 }

@@ -8,9 +8,10 @@ use axum::{
     response::Response,
 };
 use maud::{Markup, html};
+use zeroize::Zeroizing;
 
 use super::{
-    Doors, Problem, Trouble, apart,
+    Doors, Problem, Trouble, apart, explain,
     page::{Page, segment, signed_in, theirs},
     picture::grouped,
     tools::{address, turns},
@@ -34,7 +35,7 @@ const POLICIES: usize = 100;
 
 /// Whom a column is about. To the policies all agents are alike that none of them names and that are in the same teams.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Who {
+pub(super) enum Who {
     Agent(String),
     Team(String),
     Anybody,
@@ -49,7 +50,7 @@ impl Who {
         agents.into_iter().map(Self::Agent).chain(teams).chain([Self::Anybody]).collect()
     }
 
-    fn principal(&self, now: Timestamp) -> Principal {
+    pub(super) fn principal(&self, now: Timestamp) -> Principal {
         let (agent, teams) = match self {
             Self::Agent(name) => (name.clone(), Vec::new()),
             Self::Team(name) => (String::new(), vec![name.clone()]),
@@ -70,7 +71,7 @@ impl Who {
         }
     }
 
-    fn name(&self) -> Markup {
+    pub(super) fn name(&self) -> Markup {
         html! {
             @match self {
                 Self::Agent(name) => (theirs(name)),
@@ -80,8 +81,27 @@ impl Who {
         }
     }
 
+    /// The one that a form or a query names: by both, it names none.
+    pub(super) fn read(agent: Option<Zeroizing<String>>, team: Option<Zeroizing<String>>) -> Result<Self, Problem> {
+        match (agent, team) {
+            (Some(agent), None) if agent.is_empty() => Ok(Self::Anybody),
+            (Some(agent), None) => Ok(Self::Agent(agent.to_string())),
+            (None, Some(team)) => Ok(Self::Team(team.to_string())),
+            _ => Err(Problem::Invalid("ask for an agent or for a team".to_owned())),
+        }
+    }
+
+    /// The field of a form that names it, and what it says.
+    pub(super) fn field(&self) -> (&'static str, &str) {
+        match self {
+            Self::Agent(name) => ("agent", name),
+            Self::Team(name) => ("team", name),
+            Self::Anybody => ("agent", ""),
+        }
+    }
+
     /// What leads to this one alone.
-    fn query(&self) -> String {
+    pub(super) fn query(&self) -> String {
         match self {
             Self::Agent(name) => format!("agent={}", segment(name)),
             Self::Team(name) => format!("team={}", segment(name)),
@@ -122,10 +142,8 @@ impl Asked {
         let (page, columns, policies) = (number("page")?, number("columns")?, number("policies")?);
         parameters.end()?;
         let who = match (agent, team) {
-            (Some(_), Some(_)) => return Err(Problem::Invalid("ask for an agent or for a team".to_owned())),
-            (Some(agent), None) if agent.is_empty() => Some(Who::Anybody),
-            (Some(agent), None) => Some(Who::Agent(agent)),
-            (None, team) => team.map(Who::Team),
+            (None, None) => None,
+            (agent, team) => Some(Who::read(agent.map(Zeroizing::new), team.map(Zeroizing::new))?),
         };
         Ok(Self { who, tool, page, columns, policies })
     }
@@ -161,6 +179,7 @@ pub(super) async fn page(
     uri: Uri,
 ) -> Result<Response, Trouble> {
     let asked = Asked::of(&uri)?;
+    let session = who.clone();
     let now = doors.pipeline.clock.now();
     let main = apart(&doors, move |doors| {
         let pipeline = &doors.pipeline;
@@ -196,7 +215,7 @@ pub(super) async fn page(
                 "By the " (grouped(grants.len() as u64)) " policies that are loaded. "
                 b { "permit" } ": some arguments let it through alone. " b { "hold" } ": every way takes a countersignature. "
                 b { "deny" } ": none. Conditions, limits and what a task did so far may still refuse a call; "
-                code { "countersign grant explain" } " decides one with its arguments."
+                "a cell leads to why, and decides a call with its arguments."
             }
             @if asked.who.is_some() || asked.tool.is_some() {
                 p { a href="/grants" { "The whole matrix" } }
@@ -210,6 +229,9 @@ pub(super) async fn page(
             }
             @if let (Some(row), Some(who)) = (rows.first(), some.first().filter(|_| asked.who.is_some() && asked.tool.is_some())) {
                 (why(&grants, row, who, now))
+                @if row.tool.operation == Operation::CallTool {
+                    (explain::form(&session, &explain::Question { who, tool: &row.tool.name, arguments: "{}" }))
+                }
             } @else {
                 (all_of(&grants.listed(now), asked.policies))
             }

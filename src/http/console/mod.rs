@@ -12,6 +12,7 @@ mod desk;
 mod enrol;
 mod entries;
 mod events;
+mod explain;
 mod form;
 mod grants;
 mod health;
@@ -73,6 +74,7 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
         .route("/tools/{upstream}/{tool}/accept", post(tools::accept))
         .route("/tools/{upstream}/{tool}/reject", post(tools::reject))
         .route("/grants", get(grants::page))
+        .route("/grants/explain", post(explain::explain))
         .route("/ledger", get(ledger::page))
         .route("/ledger/verify", get(verifying::page).post(verifying::verify))
         .route("/ledger/export", get(ledger::export))

@@ -331,12 +331,12 @@ fn reviewed(who: &Session, review: &Review) -> Markup {
         }
         @if let Some(changes) = &review.difference { (difference(changes)) }
         (definition("The definition that is advertised now, whole", review.advertised.as_ref()))
+        @if let Some(contract) = &review.contract {
+            (definition("The definition of its contract", Canonical::of((*contract.definition).clone()).ok().as_ref()))
+        }
         @if let Some(digest) = review.digest() { (decision(who, review, digest)) }
         @else if review.why == "unregistered" {
             p { code { "countersign tool register " (review.upstream) } " writes a contract for it." }
-        }
-        @if let Some(contract) = &review.contract {
-            (definition("The definition of its contract", Canonical::of((*contract.definition).clone()).ok().as_ref()))
         }
     }
 }
