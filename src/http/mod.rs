@@ -64,9 +64,13 @@ pub async fn serve(
     data: PathBuf,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let listener = listener.into();
+    let mut listener = listener.into();
     let bound = listener.local_addr().map_err(|error| Fault(format!("the console has no address: {error}")))?;
-    let (place, secure) = (Place::new(bound, &console), console.secure());
+    let taken = listener.take_localhost().await;
+    let (place, secure) = (Place::new(bound, &console, taken.is_ok()), console.secure());
+    if let (None, Err(error)) = (place.rp(), taken) {
+        tracing::warn!(%error, "`localhost` may be another program at the console's port: passkeys are refused; set `console.url`");
+    }
     let (api, desk, stop) = (api::Desk::default(), console::Desk::default(), shutdown.clone());
     let doors = Arc::new(Doors { pipeline, data, place, secure, api, desk, stop });
     serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;

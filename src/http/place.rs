@@ -19,10 +19,12 @@ pub(super) struct Place {
     origin: String,
     /// What the origins of its pages begin with.
     scheme: &'static str,
+    /// Whether this machine's own name leads to us, and to nobody else at this port.
+    has_localhost: bool,
 }
 
 impl Place {
-    pub(super) fn new(bound: SocketAddr, console: &Console) -> Self {
+    pub(super) fn new(bound: SocketAddr, console: &Console, has_localhost: bool) -> Self {
         let port = bound.port();
         let secure = console.secure();
         let scheme = if secure { "https://" } else { "http://" };
@@ -37,7 +39,7 @@ impl Place {
                 hosts.push(format!("{host}:{}", if secure { 443 } else { 80 }));
             }
         }
-        Self { hosts, origin, scheme }
+        Self { hosts, origin, scheme, has_localhost }
     }
 
     /// Whether browsers may remember that its host is never to be asked without TLS. They remember it for every port, so
@@ -64,11 +66,13 @@ impl Place {
         origin.strip_prefix(self.scheme).is_some_and(|host| self.hosts.iter().any(|own| own == host))
     }
 
-    /// The host name that passkeys are for: this machine's own where people reach the console by an address.
-    pub(super) fn rp(&self) -> &str {
+    /// The host name that passkeys are for: this machine's own where people reach the console by an address. `None`
+    /// where that name may lead to another program: it could have an authenticator sign in our stead.
+    pub(super) fn rp(&self) -> Option<&str> {
         let authority = self.origin.strip_prefix(self.scheme).unwrap_or_default();
         let host = authority.split_once(':').map_or(authority, |(host, _port)| host);
-        if is_rp(host) { host } else { HERE }
+        let rp = if is_rp(host) { host } else { HERE };
+        (rp != HERE || self.has_localhost).then_some(rp)
     }
 
     /// Whether an origin is that of our pages, in a request to `host`.
@@ -84,7 +88,7 @@ mod tests {
     use super::*;
 
     fn place(console: &Console) -> Place {
-        Place::new(SocketAddr::from(([127, 0, 0, 1], 7401)), console)
+        Place::new(SocketAddr::from(([127, 0, 0, 1], 7401)), console, true)
     }
 
     fn console() -> Console {
@@ -154,12 +158,16 @@ mod tests {
     #[test]
     fn passkeys_are_for_the_name_of_the_console_or_for_this_machine() {
         let named = |url: &str| place(&Console { url: Some(url.to_owned()), behind_proxy: true, ..console() });
-        assert_eq!(place(&console()).rp(), "localhost");
-        assert_eq!(named("https://approve.example").rp(), "approve.example");
-        assert_eq!(named("https://approve.example:8443").rp(), "approve.example");
+        assert_eq!(place(&console()).rp(), Some("localhost"));
+        assert_eq!(named("https://approve.example").rp(), Some("approve.example"));
+        assert_eq!(named("https://approve.example:8443").rp(), Some("approve.example"));
         for address in ["https://192.0.2.7", "https://[2001:db8::7]:8443"] {
-            assert_eq!(named(address).rp(), "localhost", "an address cannot have passkeys");
+            assert_eq!(named(address).rp(), Some("localhost"), "an address cannot have passkeys");
         }
+        let at = SocketAddr::from(([127, 0, 0, 1], 7401));
+        assert_eq!(Place::new(at, &console(), false).rp(), None, "another program could pass for us");
+        let url = Some("https://approve.example".to_owned());
+        assert!(Place::new(at, &Console { url, behind_proxy: true, ..console() }, false).rp().is_some());
         let place = named("https://approve.example");
         assert!(place.is_ours("https://approve.example"));
         for other in ["http://approve.example", "https://approve.example:444", "https://evil.test", "null", ""] {

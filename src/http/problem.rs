@@ -22,6 +22,8 @@ pub(super) enum Problem {
     HostNotAllowed,
     /// A page of another origin sent it.
     OriginNotAllowed,
+    /// The name that passkeys would be for may lead to another program.
+    PasskeysUnavailable,
     /// A form came back without what the page that it was on gave it.
     FormRefused,
     /// The hold changed since the page was made on which it was decided.
@@ -80,6 +82,7 @@ impl Problem {
         match self {
             Self::HostNotAllowed => "host_not_allowed",
             Self::OriginNotAllowed => "origin_not_allowed",
+            Self::PasskeysUnavailable => "passkeys_unavailable",
             Self::FormRefused => "form_refused",
             Self::HoldChanged => "hold_changed",
             Self::NotFound => "not_found",
@@ -129,7 +132,7 @@ impl Problem {
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::PassphraseUnfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooManyAttempts(_) | Self::TooManyStreams | Self::TooManyExports => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PasskeysUnavailable | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Act(rejected) => match rejected {
                 Rejected::UnknownHold => StatusCode::NOT_FOUND,
                 Rejected::Ended(_) | Rejected::TooLate => StatusCode::GONE,
@@ -152,6 +155,10 @@ impl Problem {
                 "this `Host` is not served here; name it in `console.allowed_hosts` if it should be"
             }
             Self::OriginNotAllowed => "pages of other origins are not served",
+            Self::PasskeysUnavailable => {
+                "another program on this machine may answer to `localhost` at this port, so that passkeys are refused: \
+                 have the operator end it and restart, or set `console.url`"
+            }
             Self::FormRefused => {
                 "this form is not of your session, or too old: open its page again, and fill it in anew"
             }

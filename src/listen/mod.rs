@@ -9,7 +9,7 @@ pub use certificate::Certificate;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
+    /// The same port of the other address that `localhost` stands for.
+    twin: Option<TcpListener>,
     /// Empty: anybody may connect.
     trusted: Vec<Network>,
     tls: Option<Tls>,
@@ -79,7 +81,7 @@ impl Listener {
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             patience: HANDSHAKE,
         });
-        Self { tcp, trusted, tls, turned_away: Mutex::default() }
+        Self { tcp, twin: None, trusted, tls, turned_away: Mutex::default() }
     }
 
     /// Where it listens.
@@ -88,6 +90,27 @@ impl Listener {
     /// As the system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
+    }
+
+    /// Has this listener answer at both addresses that `localhost` stands for, where it listens at one of them: browsers
+    /// ask either, and another program at the other one would have our origin. A machine that knows one of the two only
+    /// is as safe.
+    ///
+    /// # Errors
+    /// When another program is there already.
+    pub(crate) async fn take_localhost(&mut self) -> io::Result<()> {
+        let bound = self.tcp.local_addr()?;
+        let other: IpAddr = match bound.ip() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST) => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
+            _ => return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "it listens elsewhere")),
+        };
+        match TcpListener::bind((other, bound.port())).await {
+            Ok(twin) => self.twin = Some(twin),
+            Err(error) if nobody_has(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// What its URLs begin with.
@@ -102,7 +125,13 @@ impl Listener {
             None => None,
         };
         loop {
-            let (tcp, peer) = self.tcp.accept().await?;
+            let (tcp, peer) = match &self.twin {
+                None => self.tcp.accept().await?,
+                Some(twin) => tokio::select! {
+                    accepted = self.tcp.accept() => accepted?,
+                    accepted = twin.accept() => accepted?,
+                },
+            };
             if self.lets_in(peer.ip()) {
                 let _only_slower_without = tcp.set_nodelay(true);
                 let tls = self
@@ -161,6 +190,12 @@ async fn shake(acceptor: TlsAcceptor, mut tcp: TcpStream) -> io::Result<Stream> 
         return Err(io::Error::new(io::ErrorKind::InvalidData, "this is HTTP without TLS"));
     }
     Ok(Either::Right(Box::new(acceptor.accept(tcp).await?)))
+}
+
+/// Whether an address cannot be listened on because this machine has it not.
+fn nobody_has(error: &io::Error) -> bool {
+    let unsupported = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+    unsupported || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 #[cfg(test)]

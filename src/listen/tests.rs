@@ -70,3 +70,38 @@ async fn who_is_not_trusted_is_not_accepted() {
         rest = end => assert!(rest.is_empty()),
     }
 }
+
+#[tokio::test]
+async fn whoever_asks_for_localhost_meets_nobody_else() {
+    let (here, there) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+    let mut listener = Listener::from(TcpListener::bind((here, 0)).await.unwrap());
+    let port = listener.local_addr().unwrap().port();
+    if listener.take_localhost().await.is_err() {
+        // a port of this machine's own choosing, which somebody else has at the other address: as it should be then
+        return assert!(TcpListener::bind((there, port)).await.is_err());
+    }
+    for address in [IpAddr::from(here), IpAddr::from(there)] {
+        let had = TcpListener::bind((address, port)).await.expect_err("nobody else gets it");
+        if nobody_has(&had) {
+            continue;
+        }
+        assert_eq!(had.kind(), io::ErrorKind::AddrInUse, "{address}");
+        let client = tokio::spawn(TcpStream::connect((address, port)));
+        assert!(matches!(listener.accept().await.unwrap().open().await.unwrap(), Either::Left(_)), "{address}");
+        client.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_localhost_that_is_half_taken_is_not_ours() {
+    // port by port, until one is free at both addresses for the two of us
+    for _ in 0..20 {
+        let Ok(other) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await else { return };
+        let port = other.local_addr().unwrap().port();
+        let Ok(tcp) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await else { continue };
+        let refused = Listener::from(tcp).take_localhost().await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        return;
+    }
+    panic!("no port is free");
+}

@@ -24,7 +24,7 @@ pub(super) async fn ask_to_enrol(State(doors): State<Arc<Doors>>, mut form: Form
     form.end()?;
     let code = Code::read(&code).ok_or(Problem::CodeUnknown)?;
     let asked = doors.pipeline.approvers.ask_to_enrol(&code).map_err(refused)?;
-    Ok(answer(json!({"approver": asked.approver, "publicKey": to_make(&doors, &asked)})))
+    Ok(answer(json!({"approver": asked.approver, "publicKey": to_make(&doors, &asked)?})))
 }
 
 /// Whoever has a one-time code enrols with the passkey that they made.
@@ -33,10 +33,9 @@ pub(super) async fn enrol(State(doors): State<Arc<Doors>>, mut form: Form) -> Re
     let made = made(&doors, &mut form)?;
     form.end()?;
     let code = Code::read(&code).ok_or(Problem::CodeUnknown)?;
-    let house = Arc::clone(&doors);
+    let (house, rp) = (Arc::clone(&doors), doors.rp()?.to_owned());
     // whoever goes away in the middle is enrolled all the same, and the code has served
-    let enrolled =
-        tokio::spawn(async move { house.pipeline.approvers.enrol_passkey(&code, &made, house.place.rp()).await });
+    let enrolled = tokio::spawn(async move { house.pipeline.approvers.enrol_passkey(&code, &made, &rp).await });
     let enrolled = enrolled.await.map_err(|_| Fault("an enrolment was cut short".to_owned()))?;
     let (approver, passkey) = enrolled.map_err(refused)?;
     tracing::info!(approver, "an approver has enrolled with a passkey");
@@ -47,7 +46,7 @@ pub(super) async fn enrol(State(doors): State<Arc<Doors>>, mut form: Form) -> Re
 pub(super) async fn ask_to_sign_in(State(doors): State<Arc<Doors>>, form: Form) -> Result<Response, Problem> {
     form.end()?;
     let challenge = doors.pipeline.approvers.ask_to_sign_in().map_err(refused)?;
-    Ok(answer(json!({"publicKey": to_sign(&doors, &challenge, &[])})))
+    Ok(answer(json!({"publicKey": to_sign(&doors, &challenge, &[])?})))
 }
 
 /// A passkey begins a session.
@@ -71,7 +70,7 @@ pub(super) async fn ask_to_add(
 ) -> Result<Response, Problem> {
     form.end()?;
     let asked = doors.pipeline.approvers.ask_to_add(&session).map_err(refused)?;
-    Ok(answer(json!({"approver": asked.approver, "publicKey": to_make(&doors, &asked)})))
+    Ok(answer(json!({"approver": asked.approver, "publicKey": to_make(&doors, &asked)?})))
 }
 
 /// Takes the passkey that was made, and says what has to be signed before it counts.
@@ -82,7 +81,7 @@ pub(super) async fn offer(
 ) -> Result<Response, Problem> {
     let made = made(&doors, &mut form)?;
     form.end()?;
-    let challenge = doors.pipeline.approvers.offer_passkey(&session, &made, doors.place.rp()).map_err(refused)?;
+    let challenge = doors.pipeline.approvers.offer_passkey(&session, &made, doors.rp()?).map_err(refused)?;
     Ok(to_confirm(&doors, &session, &challenge))
 }
 
@@ -150,9 +149,15 @@ fn answered(doors: &Doors, form: &mut Form) -> Result<Answer, Problem> {
 }
 
 impl Doors {
+    /// The host name that passkeys are for.
+    fn rp(&self) -> Result<&str, Problem> {
+        self.place.rp().ok_or(Problem::PasskeysUnavailable)
+    }
+
     /// Whether it was a page of this console that asked the authenticator. That a passkey is for this host does not say
     /// so: another program may serve pages at another port of it.
     fn is_asked_by_us(&self, client_data: &[u8]) -> Result<(), Problem> {
+        self.rp()?;
         let said = ClientData::read(client_data).map_err(Problem::PasskeyRefused)?;
         if self.place.is_ours(said.origin()) { Ok(()) } else { Err(Problem::PasskeyRefused(Flaw::Origin)) }
     }
@@ -165,11 +170,11 @@ impl Doors {
 }
 
 /// What an authenticator is asked for when it is to make a passkey: `PublicKeyCredentialCreationOptionsJSON`.
-fn to_make(doors: &Doors, asked: &ToMake) -> Value {
+fn to_make(doors: &Doors, asked: &ToMake) -> Result<Value, Problem> {
     let algorithms = Passkey::algorithms().map(|algorithm| json!({"type": "public-key", "alg": algorithm}));
     let handle = BASE64URL.encode(Approvers::handle(&asked.approver));
-    json!({
-        "rp": {"id": doors.place.rp(), "name": "Countersign"},
+    Ok(json!({
+        "rp": {"id": doors.rp()?, "name": "Countersign"},
         "user": {"id": handle, "name": asked.approver, "displayName": asked.approver},
         "challenge": BASE64URL.encode(asked.challenge),
         "pubKeyCredParams": algorithms,
@@ -178,19 +183,19 @@ fn to_make(doors: &Doors, asked: &ToMake) -> Value {
         "authenticatorSelection":
             {"residentKey": "required", "requireResidentKey": true, "userVerification": "required"},
         "attestation": "none",
-    })
+    }))
 }
 
 /// What one is asked for when it is to sign: `PublicKeyCredentialRequestOptionsJSON`. Without ids, any passkey for this
 /// site will do.
-fn to_sign(doors: &Doors, challenge: &[u8; 32], ids: &[Vec<u8>]) -> Value {
-    json!({
-        "rpId": doors.place.rp(),
+fn to_sign(doors: &Doors, challenge: &[u8; 32], ids: &[Vec<u8>]) -> Result<Value, Problem> {
+    Ok(json!({
+        "rpId": doors.rp()?,
         "challenge": BASE64URL.encode(challenge),
         "timeout": TIMEOUT_MS,
         "allowCredentials": descriptors(ids),
         "userVerification": "required",
-    })
+    }))
 }
 
 fn descriptors(ids: &[Vec<u8>]) -> Vec<Value> {
@@ -200,7 +205,7 @@ fn descriptors(ids: &[Vec<u8>]) -> Vec<Value> {
 /// What has to be signed before what was offered counts: with a passkey, or by giving the passphrase.
 fn to_confirm(doors: &Doors, session: &Session, challenge: &[u8; 32]) -> Response {
     let ids = doors.approver(session, ids).unwrap_or_default();
-    let question = (!ids.is_empty()).then(|| to_sign(doors, challenge, &ids));
+    let question = if ids.is_empty() { None } else { to_sign(doors, challenge, &ids).ok() };
     answer(json!({"challenge": BASE64URL.encode(challenge), "publicKey": question}))
 }
 
