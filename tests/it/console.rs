@@ -653,7 +653,10 @@ fn a_hold_is_read_and_countersigned_without_scripts_and_runs_once() {
     assert_eq!((done.status, done.header("location")), (303, Some(path.as_str())), "{done:?}");
     let shown = html(&ann.look(&path));
     assert!(shown.contains("data-state=\"approved\"") && shown.contains("1 of 1 countersignatures"), "{shown}");
-    assert!(shown.contains("ann countersigned it") && !shown.contains("data-act=\"approve\""), "{shown}");
+    assert!(
+        shown.contains("ann countersigned it by passphrase, ") && !shown.contains("data-act=\"approve\""),
+        "{shown}"
+    );
     let again = Request::call("up__echo", arguments).send(api.agents, Some(&agent));
     assert!(again.is_success(), "{again:?}");
     let shown = until("the outcome is there", SOON, || {

@@ -139,6 +139,8 @@ pub(super) async fn look(
             history.extend(told.map(|mut entry| {
                 if let Some(members) = entry.as_object_mut() {
                     members.insert("seq".to_owned(), seq.into());
+                    let vote = record.votes.iter().find(|vote| vote.seq == seq);
+                    members.insert("means".to_owned(), vote.map(|vote| vote.means.word()).into());
                 }
                 entry
             }));
@@ -234,7 +236,10 @@ fn differs(this: &Hold, other: &Hold) -> Vec<(&'static str, String, String)> {
         ids.join(", ")
     };
     let demands = |hold: &Hold| {
-        let each = hold.demands.iter().map(|demand| format!("{} of {}", demand.approvals, visible(&demand.role)));
+        let each = hold
+            .demands
+            .iter()
+            .map(|demand| format!("{} of {}{}", demand.approvals, visible(&demand.role), by(demand.assurance.word())));
         each.collect::<Vec<_>>().join(", ")
     };
     [
@@ -253,7 +258,10 @@ fn differs(this: &Hold, other: &Hold) -> Vec<(&'static str, String, String)> {
 fn happened(entry: &Value) -> Markup {
     let name = |member| said(entry, member);
     let what = match raw(entry, "kind") {
-        "hold.approved" => format!("{} countersigned it", name("approver")),
+        "hold.approved" => {
+            let means = entry.get("means").and_then(Value::as_str);
+            format!("{} countersigned it{}", name("approver"), by(means))
+        }
         "hold.denied" => format!("{} denied it: {}", name("approver"), name("reason")),
         "hold.expired" => "its time ran out".to_owned(),
         "hold.cancelled" => format!("withdrawn by the {}", name("by")),
@@ -267,6 +275,11 @@ fn happened(entry: &Value) -> Markup {
             (what) ", " span.quiet { (moment(raw(entry, "at"))) " " a href={ "/ledger/" (count(entry, "seq")) } { "entry " (count(entry, "seq")) } }
         }
     }
+}
+
+/// By what means: nothing is said where any will do.
+fn by(means: Option<&str>) -> String {
+    means.map_or_else(String::new, |means| format!(" by {}", visible(means)))
 }
 
 fn why_void(code: &str) -> &'static str {
@@ -530,7 +543,10 @@ fn policies(seen: &Seen) -> Markup {
                     @for demand in seen.list("/demands") {
                         tr data-policy=(said(demand, "policy")) {
                             td.mono { (said(demand, "policy")) }
-                            td { (count(demand, "approvals")) " of " (said(demand, "role")) }
+                            td {
+                                (count(demand, "approvals")) " of " (said(demand, "role"))
+                                (by(demand.get("assurance").and_then(Value::as_str)))
+                            }
                             td { (said(demand, "reason")) }
                         }
                     }
