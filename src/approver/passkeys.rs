@@ -104,6 +104,14 @@ impl Approvers {
         Ok((name, passkey))
     }
 
+    /// Begins a session of an approver who has just enrolled with that passkey: to make it, they showed that it is them.
+    ///
+    /// # Errors
+    /// [`NotDone::Fault`]
+    pub fn begin_with(&self, approver: &str, passkey: &Passkey) -> Result<(Token, Session), NotDone> {
+        Ok(self.sessions.begin(approver, Means::Passkey(passkey.digest()), self.clock.now())?)
+    }
+
     /// Asks who is signed in to make one more passkey.
     ///
     /// # Errors

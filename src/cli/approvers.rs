@@ -113,7 +113,7 @@ async fn vouched(place: &Place, voucher: Option<String>, what: &str) -> Result<O
         (None, []) if with("enrolled").is_empty() => return Ok(None),
         (None, []) => {
             return Err(Failure::new(Exit::Cannot, "an enrolled approver has to vouch for this with their passphrase")
-                .hint("nobody has one: sign in to the console and add one to your passkey"));
+                .hint("nobody has one: sign in to the console and add one under `Your keys`"));
         }
         (Some(name), _) => name,
         (None, [one]) => (*one).to_owned(),

@@ -75,6 +75,13 @@ impl Place {
         (rp != HERE || self.has_localhost).then_some(rp)
     }
 
+    /// The address at which passkeys work, if there is one.
+    pub(super) fn for_passkeys(&self) -> Option<String> {
+        let port = self.origin.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok());
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        self.rp().map(|rp| format!("{}{rp}{port}", self.scheme))
+    }
+
     /// Whether an origin is that of our pages, in a request to `host`.
     pub(super) fn is_own(&self, origin: &str, host: &str) -> bool {
         let origin = origin.to_ascii_lowercase();
@@ -161,6 +168,10 @@ mod tests {
         assert_eq!(place(&console()).rp(), Some("localhost"));
         assert_eq!(named("https://approve.example").rp(), Some("approve.example"));
         assert_eq!(named("https://approve.example:8443").rp(), Some("approve.example"));
+        assert_eq!(place(&console()).for_passkeys().as_deref(), Some("http://localhost:7401"));
+        assert_eq!(named("https://approve.example").for_passkeys().as_deref(), Some("https://approve.example"));
+        let with_port = named("https://approve.example:8443").for_passkeys();
+        assert_eq!(with_port.as_deref(), Some("https://approve.example:8443"));
         for address in ["https://192.0.2.7", "https://[2001:db8::7]:8443"] {
             assert_eq!(named(address).rp(), Some("localhost"), "an address cannot have passkeys");
         }

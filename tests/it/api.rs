@@ -1,6 +1,6 @@
 //! The approvers' API through its own door: every answer is held against the OpenAPI document that is served there.
 
-mod passkeys;
+pub(crate) mod passkeys;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,7 +113,7 @@ impl Api {
         self.runtime.shutdown_timeout(Duration::from_secs(5));
     }
 
-    fn request(method: &str, path: &str, body: Option<&Value>) -> Request {
+    pub(crate) fn request(method: &str, path: &str, body: Option<&Value>) -> Request {
         let mut request = match body {
             Some(body) => Request::post(body.to_string()),
             None => Request::post("").without("Content-Type"),
@@ -123,7 +123,7 @@ impl Api {
     }
 
     /// Sends it, and holds the answer against the description.
-    fn send(&self, request: &Request, token: Option<&str>) -> Answer {
+    pub(crate) fn send(&self, request: &Request, token: Option<&str>) -> Answer {
         let answer = request.send(self.at, token);
         self.described(&request.line, &answer);
         answer

@@ -18,6 +18,7 @@ mod cli_quickstart;
 mod clients_rmcp;
 mod console;
 mod console_pages;
+mod console_passkeys;
 mod crash;
 #[cfg(target_os = "linux")]
 mod disk;

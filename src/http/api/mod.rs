@@ -8,7 +8,7 @@ mod events;
 pub(super) mod form;
 mod holds;
 mod ledger;
-mod passkeys;
+pub(super) mod passkeys;
 mod people;
 
 use std::sync::Arc;

@@ -150,13 +150,13 @@ fn answered(doors: &Doors, form: &mut Form) -> Result<Answer, Problem> {
 
 impl Doors {
     /// The host name that passkeys are for.
-    fn rp(&self) -> Result<&str, Problem> {
+    pub(in crate::http) fn rp(&self) -> Result<&str, Problem> {
         self.place.rp().ok_or(Problem::PasskeysUnavailable)
     }
 
     /// Whether it was a page of this console that asked the authenticator. That a passkey is for this host does not say
     /// so: another program may serve pages at another port of it.
-    fn is_asked_by_us(&self, client_data: &[u8]) -> Result<(), Problem> {
+    pub(in crate::http) fn is_asked_by_us(&self, client_data: &[u8]) -> Result<(), Problem> {
         self.rp()?;
         let said = ClientData::read(client_data).map_err(Problem::PasskeyRefused)?;
         if self.place.is_ours(said.origin()) { Ok(()) } else { Err(Problem::PasskeyRefused(Flaw::Origin)) }
@@ -170,7 +170,7 @@ impl Doors {
 }
 
 /// What an authenticator is asked for when it is to make a passkey: `PublicKeyCredentialCreationOptionsJSON`.
-fn to_make(doors: &Doors, asked: &ToMake) -> Result<Value, Problem> {
+pub(in crate::http) fn to_make(doors: &Doors, asked: &ToMake) -> Result<Value, Problem> {
     let algorithms = Passkey::algorithms().map(|algorithm| json!({"type": "public-key", "alg": algorithm}));
     let handle = BASE64URL.encode(Approvers::handle(&asked.approver));
     Ok(json!({
@@ -188,7 +188,7 @@ fn to_make(doors: &Doors, asked: &ToMake) -> Result<Value, Problem> {
 
 /// What one is asked for when it is to sign: `PublicKeyCredentialRequestOptionsJSON`. Without ids, any passkey for this
 /// site will do.
-fn to_sign(doors: &Doors, challenge: &[u8; 32], ids: &[Vec<u8>]) -> Result<Value, Problem> {
+pub(in crate::http) fn to_sign(doors: &Doors, challenge: &[u8; 32], ids: &[Vec<u8>]) -> Result<Value, Problem> {
     Ok(json!({
         "rpId": doors.rp()?,
         "challenge": BASE64URL.encode(challenge),

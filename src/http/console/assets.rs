@@ -18,6 +18,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("enrol.js", SCRIPT, include_str!("assets/enrol.js")),
     ("hold.js", SCRIPT, include_str!("assets/hold.js")),
     ("live.js", SCRIPT, include_str!("assets/live.js")),
+    ("passkey.js", SCRIPT, include_str!("assets/passkey.js")),
     ("waiting.js", SCRIPT, include_str!("assets/waiting.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
 ];

@@ -14,10 +14,12 @@ use super::{
     form::{Act, Fields},
     hold::{LONG, Seen, look, named, shown},
     page,
+    passkeys::{Asks, Has, button, given},
 };
 use crate::{
-    approver::{Session, Way},
-    hold::{HoldId, Rejected},
+    approver::{Session, Shown, Way},
+    hold::{HoldId, Means, Rejected},
+    http::api::passkeys::to_sign,
     json::Digest,
 };
 
@@ -26,22 +28,32 @@ const REASON: usize = 500;
 
 type Id = Result<Path<String>, PathRejection>;
 
-/// Countersigns: the passphrase unlocks the approver's key for this one signature.
+/// Countersigns: the passphrase unlocks the approver's key for this one signature, or their passkey has signed the hold's
+/// digest.
 pub(super) async fn approve(State(doors): State<Arc<Doors>>, id: Id, act: Act) -> Result<Response, Trouble> {
     let Act { who, mut fields } = act;
     let (id, bound) = (named(id)?, Bound::of(&mut fields)?);
-    let passphrase = fields.passphrase()?;
+    let given = given(&doors, &mut fields);
     let read = fields.optional("whole")?.is_some();
     fields.end()?;
     let not = async |problem| again(&doors, &who, &id, Some(bound.as_of), problem).await;
     if let Err(problem) = bound.holds(&doors, &id).await {
         return not(problem).await;
     }
+    let given = match given {
+        Ok(given) => given,
+        Err(problem) => return not(problem).await,
+    };
     // why it cannot be is told before the passphrase is looked at; the ledger decides on it again
     let now = doors.pipeline.clock.now();
     let may = doors.pipeline.ledger.holds(|book| {
         let hold = book.get(&id).map(|record| Arc::clone(&record.hold)).ok_or(Rejected::UnknownHold)?;
-        book.may_vote(&id, &bound.digest, &who.approver, now).map(|()| hold)
+        let own = book.roster().get(&who.approver).and_then(|approver| approver.key).map(Means::Key);
+        let may = match (&given, own) {
+            (Shown::Passphrase(_), Some(key)) => book.may_vote_with(&key, &id, &bound.digest, &who.approver, now),
+            _ => book.may_vote(&id, &bound.digest, &who.approver, now),
+        };
+        may.map(|()| hold)
     });
     let hold = match may {
         Ok(hold) => hold,
@@ -53,7 +65,7 @@ pub(super) async fn approve(State(doors): State<Arc<Doors>>, id: Id, act: Act) -
         return not(Problem::Invalid(why.to_owned())).await;
     }
     let approvers = &doors.pipeline.approvers;
-    match approvers.approve(&id, &bound.digest, &who.approver, &passphrase, Way::Session(who.id)).await {
+    match approvers.countersign(&id, &bound.digest, &who.approver, &given, Way::Session(who.id)).await {
         Ok(_phase) => Ok(Redirect::to(&format!("/holds/{id}")).into_response()),
         Err(why) => not(Problem::of(why, Problem::PassphraseWrong)).await,
     }
@@ -123,8 +135,11 @@ pub(super) async fn again(
 
 /// The two ways to decide, the no first. Neither is done by a key that is pressed somewhere: the first button of the form
 /// to countersign is one that does nothing, so that Enter in its field does nothing either.
-pub(super) fn forms(who: &Session, seen: &Seen) -> Markup {
+pub(super) fn forms(doors: &Doors, who: &Session, seen: &Seen) -> Markup {
     let facts = |path: &str| seen.text(path);
+    let has = Has::of(doors, who);
+    let sure = facts("/you/takes") == "passkey";
+    let digest = facts("/digest").parse::<Digest>().ok();
     let id = facts("/id");
     let bound = html! {
         (page::token(&who.form))
@@ -147,7 +162,7 @@ pub(super) fn forms(who: &Session, seen: &Seen) -> Markup {
             }
             @match seen.cannot_approve.as_deref() {
                 None => {
-                    form method="post" action={ "/holds/" (id) "/approve" } data-act="approve" {
+                    form method="post" action={ "/holds/" (id) "/approve" } data-act="approve" data-rp=[doors.place.rp()] {
                         button type="submit" disabled hidden tabindex="-1" aria-hidden="true" {}
                         (bound)
                         p {
@@ -156,13 +171,23 @@ pub(super) fn forms(who: &Session, seen: &Seen) -> Markup {
                         }
                         @if let Some(bytes) = seen.long {
                             label.choice {
-                                input type="checkbox" name="whole" value="read" required;
+                                input type="checkbox" name="whole" value="read" required data-needed;
                                 "I have opened and read the whole text, " (bytes) " bytes."
                             }
                         }
-                        label for="passphrase" { "Your passphrase" }
-                        input #passphrase name="passphrase" type="password" required autocomplete="off" maxlength="1024";
-                        button type="submit" { "Countersign" }
+                        @if sure { p data-takes="passkey" { "This takes a passkey." } }
+                        @if has.passphrase && !sure {
+                            label for="passphrase" { "Your passphrase" }
+                            input #passphrase name="passphrase" type="password" required autocomplete="off"
+                                maxlength="1024" data-instead;
+                            button type="submit" { "Countersign" }
+                        }
+                        @if let Some(digest) = digest.filter(|_| !has.passkeys.is_empty()) {
+                            @match to_sign(doors, &digest.0, &has.passkeys) {
+                                Ok(question) => (button(doors, "approve-passkey", false, &Asks::This(question), "Countersign with a passkey")),
+                                Err(problem) => p.quiet { (problem.detail()) },
+                            }
+                        }
                     }
                 }
                 Some(why) => p.quiet data-cannot-approve { "You cannot countersign it: " (why) "." },

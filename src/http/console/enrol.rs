@@ -13,6 +13,7 @@ use super::{
     Doors, Problem, Trouble,
     form::Knock,
     page::{self, Page},
+    passkeys,
     sign_in::{before_session, begun, kept},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 /// the field.
 pub(super) async fn page(State(doors): State<Arc<Doors>>, headers: HeaderMap) -> Result<Response, Trouble> {
     let token = before_session(&doors, &headers)?;
-    Ok(kept(&doors, &token, shown(StatusCode::OK, &token, "", None)))
+    Ok(kept(&doors, &token, shown(&doors, StatusCode::OK, &token, "", None)))
 }
 
 /// Enrols, and begins a session.
@@ -36,7 +37,7 @@ pub(super) async fn enrol(State(doors): State<Arc<Doors>>, knock: Knock) -> Resu
     fields.end()?;
     if passphrase != again {
         let problem = Problem::Invalid("the two passphrases are not the same".to_owned());
-        return Ok(shown(problem.status(), &token, &code, Some(&problem)));
+        return Ok(shown(&doors, problem.status(), &token, &code, Some(&problem)));
     }
     match enrolled(&doors, &code, passphrase.clone()).await {
         Ok(name) => match doors.pipeline.approvers.log_in(&name, &passphrase).await {
@@ -44,7 +45,7 @@ pub(super) async fn enrol(State(doors): State<Arc<Doors>>, knock: Knock) -> Resu
             // enrolled all the same
             Err(why) => Err(Problem::of(why, Problem::LoginRefused).into()),
         },
-        Err(problem) => Ok(shown(problem.status(), &token, &code, Some(&problem))),
+        Err(problem) => Ok(shown(&doors, problem.status(), &token, &code, Some(&problem))),
     }
 }
 
@@ -59,7 +60,14 @@ async fn enrolled(doors: &Arc<Doors>, code: &str, passphrase: Passphrase) -> Res
     Ok(approver)
 }
 
-fn shown(status: StatusCode, token: &FormToken, code: &str, problem: Option<&Problem>) -> Response {
+/// The page.
+pub(super) fn shown(
+    doors: &Doors,
+    status: StatusCode,
+    token: &FormToken,
+    code: &str,
+    problem: Option<&Problem>,
+) -> Response {
     let main = html! {
         h1 { "Enrol" }
         p { "An operator gave you a one-time code. It is good for a day, and once." }
@@ -77,7 +85,8 @@ fn shown(status: StatusCode, token: &FormToken, code: &str, problem: Option<&Pro
             input #again name="again" type="password" required autocomplete="new-password" maxlength="1024";
             button type="submit" { "Enrol" }
         }
+        (passkeys::enrolling(doors, token))
     };
-    let page = Page { name: "enrol", title: "Enrol", scripts: &["enrol.js"], ..Page::default() };
+    let page = Page { name: "enrol", title: "Enrol", scripts: &["enrol.js", "passkey.js"], ..Page::default() };
     page::plain(status, &page, &main)
 }

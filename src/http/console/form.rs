@@ -129,6 +129,11 @@ impl Fields {
         Ok(Some(self.0.swap_remove(at).1))
     }
 
+    /// Whether there is a field of that name still.
+    pub(in crate::http) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(have, _)| have == name)
+    }
+
     /// A passphrase.
     pub(in crate::http) fn passphrase(&mut self) -> Result<Passphrase, Problem> {
         Ok(Passphrase::new(self.text("passphrase")?))

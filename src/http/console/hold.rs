@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{
     Doors, Problem, Trouble, apart, decide,
     page::{self, Page, notice, segment},
+    passkeys::Has,
     visitor::SignedIn,
     waiting::left,
 };
@@ -185,7 +186,7 @@ pub(super) fn shown(doors: &Doors, who: &Session, seen: &Seen, problem: Option<&
         (policies(seen))
         (progress(seen))
         (lately(seen))
-        @if seen.open { (decide::forms(who, seen)) }
+        @if seen.open { (decide::forms(doors, who, seen)) }
         details.proof {
             summary { "What is signed" }
             p { "The entry of the ledger whose SHA-256 is the digest. It commits to the arguments." }
@@ -193,7 +194,9 @@ pub(super) fn shown(doors: &Doors, who: &Session, seen: &Seen, problem: Option<&
         }
     };
     let title = format!("{tool}: {}", seen.text("/state"));
-    let page = Page { name: "hold", title: &title, section: "/waiting", scripts: &["hold.js"], ..Page::default() };
+    let signs = seen.open && !Has::of(doors, who).passkeys.is_empty();
+    let scripts: &[&str] = if signs { &["hold.js", "passkey.js"] } else { &["hold.js"] };
+    let page = Page { name: "hold", title: &title, section: "/waiting", scripts, ..Page::default() };
     let status = problem.map_or(StatusCode::OK, Problem::status);
     let mut response = page::signed_in(doors, who, status, &page, &main);
     if let Some(seconds) = problem.and_then(Problem::retry_after) {

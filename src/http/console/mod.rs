@@ -19,6 +19,7 @@ mod health;
 mod hold;
 mod ledger;
 mod page;
+mod passkeys;
 mod picture;
 mod sign_in;
 mod span;
@@ -59,8 +60,15 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
     Router::new()
         .route("/", get(async || Redirect::to("/waiting")))
         .route("/sign-in", get(sign_in::page).post(sign_in::enter))
+        .route("/sign-in/passkey", post(passkeys::enter))
         .route("/sign-out", post(sign_in::leave))
         .route("/enrol", get(enrol::page).post(enrol::enrol))
+        .route("/enrol/passkey", post(passkeys::enrol))
+        .route("/keys", get(passkeys::page))
+        .route("/keys/passkey", post(passkeys::add))
+        .route("/keys/offer", post(passkeys::offer))
+        .route("/keys/passphrase", post(passkeys::offer_passphrase))
+        .route("/keys/confirm", post(passkeys::confirm))
         .route("/waiting", get(waiting::page))
         .route("/waiting/rows", get(waiting::rows))
         .route("/holds/{id}", get(hold::page))

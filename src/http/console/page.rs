@@ -57,7 +57,7 @@ pub(super) fn signed_in(doors: &Doors, who: &Session, status: StatusCode, page: 
             }
             form.out method="post" action="/sign-out" {
                 (token(&who.form))
-                span.who data-approver=(visible(&who.approver)) { (visible(&who.approver)) }
+                a.who href="/keys" title="Your keys" data-approver=(visible(&who.approver)) { (visible(&who.approver)) }
                 button type="submit" { "Sign out" }
             }
         }

@@ -14,7 +14,7 @@ use super::{
     cookie::{self, Cookie},
     form::{Act, Knock},
     page::{self, Page},
-    way_back,
+    passkeys, way_back,
 };
 use crate::approver::{FormToken, Session, Token};
 
@@ -22,7 +22,7 @@ use crate::approver::{FormToken, Session, Token};
 pub(super) async fn page(State(doors): State<Arc<Doors>>, headers: HeaderMap, uri: Uri) -> Result<Response, Trouble> {
     let token = before_session(&doors, &headers)?;
     let next = uri.query().and_then(|query| query.strip_prefix("next=")).and_then(way_back);
-    Ok(kept(&doors, &token, shown(StatusCode::OK, &token, next, "", None)))
+    Ok(kept(&doors, &token, shown(&doors, StatusCode::OK, &token, next, "", None)))
 }
 
 /// Begins a session.
@@ -37,7 +37,7 @@ pub(super) async fn enter(State(doors): State<Arc<Doors>>, knock: Knock) -> Resu
         Ok((session, _)) => Ok(begun(&doors, before, &session, next)),
         Err(why) => {
             let problem = Problem::of(why, Problem::LoginRefused);
-            Ok(shown(problem.status(), &token, next, &name, Some(&problem)))
+            Ok(shown(&doors, problem.status(), &token, next, &name, Some(&problem)))
         }
     }
 }
@@ -79,7 +79,15 @@ pub(super) fn kept(doors: &Doors, token: &FormToken, mut response: Response) -> 
     response
 }
 
-fn shown(status: StatusCode, token: &FormToken, next: Option<&str>, name: &str, problem: Option<&Problem>) -> Response {
+/// The page.
+pub(super) fn shown(
+    doors: &Doors,
+    status: StatusCode,
+    token: &FormToken,
+    next: Option<&str>,
+    name: &str,
+    problem: Option<&Problem>,
+) -> Response {
     let main: Markup = html! {
         h1 { "Sign in" }
         @if let Some(problem) = problem { (page::notice(problem)) }
@@ -94,13 +102,14 @@ fn shown(status: StatusCode, token: &FormToken, next: Option<&str>, name: &str, 
                 maxlength="1024" autofocus[!name.is_empty()];
             button type="submit" { "Sign in" }
         }
+        (passkeys::signing_in(doors, token, next))
         p.quiet {
             "To look at a page approves nothing. With a one-time code, "
             a href="/enrol" { "enrol" }
             " first. In a terminal: " code { "countersign hold list" } "."
         }
     };
-    let page = Page { name: "sign-in", title: "Sign in", ..Page::default() };
+    let page = Page { name: "sign-in", title: "Sign in", scripts: &["passkey.js"], ..Page::default() };
     let mut response = page::plain(status, &page, &main);
     if let Some(seconds) = problem.and_then(Problem::retry_after) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

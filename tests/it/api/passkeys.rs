@@ -6,14 +6,14 @@ use super::*;
 use crate::authenticator::{Authenticator, Made, Signed};
 
 /// `echo` takes a passkey; for `short`, anything will do.
-const SURE: &str = r#"
+pub(crate) const SURE: &str = r#"
 @id("echo") @hold("finance") @assurance("passkey") @expires("10m")
 permit (principal, action == Action::"up__echo", resource);
 @id("short") @hold("finance") @expires("10m")
 permit (principal, action == Action::"up__short", resource);
 "#;
 
-fn bytes(value: &Value) -> Vec<u8> {
+pub(crate) fn bytes(value: &Value) -> Vec<u8> {
     BASE64URL.decode(text(value)).unwrap()
 }
 
@@ -32,23 +32,27 @@ fn signed(authenticator: &Authenticator, challenge: &[u8]) -> Value {
 }
 
 /// The bytes of a hold's digest: what its challenge is.
-fn challenge_of(hold: &Value) -> [u8; 32] {
+pub(crate) fn challenge_of(hold: &Value) -> [u8; 32] {
     text(&hold["digest"]).parse::<Digest>().unwrap().0
 }
 
 impl Api {
-    fn authenticator(&self, number: u8) -> Authenticator {
+    pub(crate) fn authenticator(&self, number: u8) -> Authenticator {
         Authenticator::new(number, "localhost", &format!("http://localhost:{}", self.at.port()))
     }
 
-    fn asked(&self, path: &str, body: &Value, token: Option<&str>) -> Value {
+    pub(crate) fn sign_in_as(&self, authenticator: &Authenticator, name: &'static str) -> Person {
+        self.sign_in(authenticator, name)
+    }
+
+    pub(crate) fn asked(&self, path: &str, body: &Value, token: Option<&str>) -> Value {
         let answer = self.act(path, body, token);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         answer.messages[0].clone()
     }
 
     /// Somebody who enrols with a passkey and signs in with it.
-    fn enrol_with(&self, authenticator: &Authenticator, name: &'static str, by: Option<&str>) -> Person {
+    pub(crate) fn enrol_with(&self, authenticator: &Authenticator, name: &'static str, by: Option<&str>) -> Person {
         let code = self.invite(name, &["finance"], &[], by);
         let asked = self.asked("/passkeys/enrol/ask", &json!({"code": code}), None);
         let options = &asked["publicKey"];
