@@ -137,6 +137,8 @@ pub struct Vote {
     pub approver: String,
     /// What it was signed with: it counts while that is the approver's.
     pub means: Means,
+    /// Tells this act of signing from every other, where it was a passkey's.
+    pub mark: Option<Digest>,
     /// When.
     pub at: Timestamp,
     /// The index of its entry.
@@ -187,6 +189,8 @@ pub enum Change {
         approver: String,
         /// What it was signed with.
         means: Means,
+        /// Tells this act of signing from every other, where it was a passkey's.
+        mark: Option<Digest>,
         /// When.
         at: Timestamp,
     },
@@ -466,9 +470,14 @@ impl Book {
     pub fn apply(&mut self, change: &Change, seq: u64) -> Result<(), Rejected> {
         match change {
             Change::Opened(hold) => self.open(hold, seq),
-            Change::Approved { hold, digest, approver, means, at } => {
+            Change::Approved { hold, digest, approver, means, mark, at } => {
                 let now = self.now(*at);
                 self.may_vote_with(means, hold, digest, approver, now)?;
+                // what one person's authenticator signed is not what another's did
+                let repeats = |vote: &Vote| mark.is_some() && vote.mark == *mark;
+                if self.open_record(hold)?.votes.iter().any(repeats) {
+                    return Err(Rejected::OtherKey);
+                }
                 let person = self.roster.approvers.get_mut(approver).ok_or(Rejected::UnknownApprover)?;
                 while person.voted.front().is_some_and(|voted| now.duration_since(*voted) >= HOUR) {
                     person.voted.pop_front();
@@ -478,7 +487,7 @@ impl Book {
                 }
                 person.voted.push_back(now);
                 let record = self.holds.get_mut(hold).ok_or(Rejected::UnknownHold)?;
-                record.votes.push(Vote { approver: approver.clone(), means: means.clone(), at: now, seq });
+                record.votes.push(Vote { approver: approver.clone(), means: means.clone(), mark: *mark, at: now, seq });
                 record.entries.push(seq);
                 if has_quorum(record, &self.roster) && record.phase == Phase::Pending {
                     self.stand(hold, Phase::Approved, now);
@@ -626,7 +635,7 @@ impl Book {
         }
         match credential {
             Credential::Key(_) => Ok(()),
-            Credential::Passkey(passkey) if self.roster.passkey(passkey.id()).is_some() => Err(Rejected::PasskeyKnown),
+            Credential::Passkey(passkey) if self.roster.knows(passkey) => Err(Rejected::PasskeyKnown),
             Credential::Passkey(_) if approver.passkeys.len() >= PASSKEYS_EACH => Err(Rejected::TooManyPasskeys),
             Credential::Passkey(_) => Ok(()),
         }

@@ -168,6 +168,13 @@ impl Roster {
         })
     }
 
+    /// Whether somebody has that passkey, by its id or by its key: who says that a key is theirs has not shown it, and
+    /// ids are in nothing that an authenticator signs.
+    pub fn knows(&self, passkey: &Passkey) -> bool {
+        let known = self.iter().flat_map(|approver| &approver.passkeys);
+        known.into_iter().any(|known| known.id() == passkey.id() || known.is_same_key(passkey))
+    }
+
     /// Whether `by` may give these roles, or take them away: who is enrolled vouches, with a role that somebody
     /// enrolled has only who has it too. While nobody is enrolled, nobody has to vouch.
     pub fn may_appoint<'r>(&self, by: Option<&str>, roles: impl IntoIterator<Item = &'r String>) -> bool {

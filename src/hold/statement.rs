@@ -80,6 +80,14 @@ impl Proof {
         }
     }
 
+    /// Tells this act of signing from every other; none for a key's signature, which names what it is by and about.
+    pub fn mark(&self) -> Option<Digest> {
+        match self {
+            Self::Signature { .. } => None,
+            Self::Assertion { assertion, .. } => Some(assertion.mark()),
+        }
+    }
+
     /// Whether it shows that `approver`, as the roster knows them, said this.
     pub fn shows(&self, said: &Statement<'_>, approver: &Approver) -> bool {
         if !approver.has(&self.means()) {

@@ -103,7 +103,7 @@ fn enrolled(name: &str, key: [u8; 32], at: Timestamp) -> Change {
 
 fn vote(hold: &Hold, approver: &str, number: usize, when: i64) -> Change {
     let (id, digest, approver) = (hold.id.clone(), hold.digest, approver.to_owned());
-    Change::Approved { hold: id, digest, approver, means: Means::Key(key(number)), at: at(when) }
+    Change::Approved { hold: id, digest, approver, means: Means::Key(key(number)), mark: None, at: at(when) }
 }
 
 fn spend(hold: &Hold, when: i64) -> Change {
@@ -172,6 +172,7 @@ fn a_demand_for_a_passkey_counts_no_other_countersignature() {
         digest: hold.digest,
         approver: name.to_owned(),
         means,
+        mark: None,
         at: at(3),
     };
     assert_eq!(book.apply(&vote("ann", Means::Key(key(0))), 8), Err(Rejected::AssuranceTooLow));
@@ -545,7 +546,7 @@ proptest! {
                     let signed = living.get(who).copied().unwrap_or(0);
                     let digest = if *right { hold.digest } else { Digest([0; 32]) };
                     let (id, approver) = (hold.id.clone(), PEOPLE[*who].0.to_owned());
-                    let change = Change::Approved { hold: id, digest, approver, means: Means::Key(key(signed)), at: at(now) };
+                    let change = Change::Approved { hold: id, digest, approver, means: Means::Key(key(signed)), mark: None, at: at(now) };
                     let twice = votes.iter().any(|(other, key)| {
                         living.get(other) == Some(key) && person(*other) == person(*who)
                     });

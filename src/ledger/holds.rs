@@ -302,13 +302,18 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Dig
                 idempotent: tree.get("idempotent").and_then(Value::as_bool) == Some(true),
             }))
         }
-        "hold.approved" => Change::Approved {
-            hold: hold()?,
-            digest: digest("digest")?,
-            approver: wanted("approver")?,
-            means: proof(&tree).ok_or("what it was signed with cannot be read")?.means(),
-            at,
-        },
+        "hold.approved" => {
+            let proof = proof(&tree).ok_or("what it was signed with cannot be read")?;
+            let (means, mark) = (proof.means(), proof.mark());
+            Change::Approved {
+                hold: hold()?,
+                digest: digest("digest")?,
+                approver: wanted("approver")?,
+                means,
+                mark,
+                at,
+            }
+        }
         "hold.denied" => Change::Denied {
             hold: hold()?,
             digest: digest("digest")?,
@@ -832,8 +837,8 @@ impl Ledger {
         proof: &Proof,
     ) -> Result<Phase, NotChanged> {
         let text = approved(hold, digest, approver, at, proof)?;
-        let (digest, approver, means) = (*digest, approver.to_owned(), proof.means());
-        let change = Change::Approved { hold: hold.clone(), digest, approver, means, at };
+        let (digest, approver, means, mark) = (*digest, approver.to_owned(), proof.means(), proof.mark());
+        let change = Change::Approved { hold: hold.clone(), digest, approver, means, mark, at };
         self.make_shown(change, text, Some(proof)).await?;
         self.phase(hold)
     }

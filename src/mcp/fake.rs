@@ -92,7 +92,8 @@ impl Fake {
             self.change(&hold.id, &Change::ApproverEnrolled { name: name.clone(), credential, by: None, at });
         }
         let (id, digest) = (hold.id.clone(), hold.digest);
-        self.change(&hold.id, &Change::Approved { hold: id, digest, approver: name, means: Means::Key(key), at });
+        let means = Means::Key(key);
+        self.change(&hold.id, &Change::Approved { hold: id, digest, approver: name, means, mark: None, at });
     }
 
     fn held(&self, principal: &Principal, call: &CallId) -> Record {

@@ -1,15 +1,17 @@
-//! Public keys of passkeys: COSE keys (RFC 9052, RFC 9053, RFC 8230) of the three kinds that authenticators have.
+//! Public keys of passkeys: COSE keys (RFC 9052, RFC 9053, RFC 8230) of the two kinds that every authenticator has one of.
+//!
+//! EdDSA is not among them: what checks Ed25519 signatures takes keys of small order, under which anybody can sign
+//! anything, and 32 bytes that are no key at all. No authenticator needs it.
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_ASN1, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
 };
 
 use super::{Flaw, cbor::Cbor};
 
 /// COSE algorithms, in the order that they are asked for.
-pub(super) const ALGORITHMS: [i64; 3] = [ES256, EDDSA, RS256];
+pub(super) const ALGORITHMS: [i64; 2] = [ES256, RS256];
 const ES256: i64 = -7;
-const EDDSA: i64 = -8;
 const RS256: i64 = -257;
 
 /// The one public exponent.
@@ -20,8 +22,6 @@ const EXPONENT: [u8; 3] = [1, 0, 1];
 pub(super) enum Key {
     /// ECDSA with P-256 and SHA-256: the uncompressed point.
     Es256([u8; 65]),
-    /// Ed25519.
-    Ed25519([u8; 32]),
     /// RSASSA-PKCS1-v1_5 with SHA-256: the modulus.
     Rs256(Vec<u8>),
 }
@@ -55,11 +55,6 @@ impl Key {
                 ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).map_err(|_| Flaw::Key)?;
                 Ok(Self::Es256(point))
             }
-            (Some(1), Some(EDDSA), Some(6), 4) => {
-                let key: [u8; 32] = bytes(-2)?.try_into().map_err(|_| Flaw::Key)?;
-                ParsedPublicKey::new(&ED25519, key).map_err(|_| Flaw::Key)?;
-                Ok(Self::Ed25519(key))
-            }
             (Some(3), Some(RS256), None, 4) => {
                 let (modulus, exponent) = (bytes(-1)?, bytes(-2)?);
                 let fits = (256..=512).contains(&modulus.len())
@@ -67,7 +62,7 @@ impl Key {
                     && modulus.last().is_some_and(|last| last % 2 == 1);
                 if fits && exponent == EXPONENT { Ok(Self::Rs256(modulus.to_vec())) } else { Err(Flaw::Key) }
             }
-            (_, Some(ES256 | EDDSA | RS256), ..) => Err(Flaw::Key),
+            (_, Some(ES256 | RS256), ..) => Err(Flaw::Key),
             _ => Err(Flaw::Algorithm),
         }
     }
@@ -76,7 +71,6 @@ impl Key {
     pub(super) fn algorithm(&self) -> i64 {
         match self {
             Self::Es256(_) => ES256,
-            Self::Ed25519(_) => EDDSA,
             Self::Rs256(_) => RS256,
         }
     }
@@ -86,9 +80,6 @@ impl Key {
         match self {
             Self::Es256(point) => ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
                 .is_ok_and(|key| key.verify_sig(message, signature).is_ok()),
-            Self::Ed25519(key) => {
-                ParsedPublicKey::new(&ED25519, key).is_ok_and(|key| key.verify_sig(message, signature).is_ok())
-            }
             Self::Rs256(modulus) => {
                 let key = RsaPublicKeyComponents { n: modulus.as_slice(), e: EXPONENT.as_slice() };
                 key.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok()

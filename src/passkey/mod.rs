@@ -78,9 +78,7 @@ impl fmt::Display for Flaw {
             Self::Verification => {
                 "the authenticator did not make sure of who you are; use one with a PIN, a fingerprint or the like"
             }
-            Self::Algorithm => {
-                "the authenticator has none of the kinds of keys ES256, EdDSA and RS256; use another one"
-            }
+            Self::Algorithm => "the authenticator has none of the kinds of keys ES256 and RS256; use another one",
             Self::Key => "the authenticator's key is not one; use another authenticator",
             Self::Signature => "the signature is not by this passkey; use the one that is enrolled",
             Self::Label => "a passkey's label is 1 to 64 bytes without control characters",
@@ -218,8 +216,13 @@ impl Passkey {
         self.synced
     }
 
+    /// Whether it is the same key as that of another one, whatever it is called and however it is written.
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+
     /// The algorithms to ask for, by preference.
-    pub fn algorithms() -> [i64; 3] {
+    pub fn algorithms() -> [i64; 2] {
         key::ALGORITHMS
     }
 }
@@ -261,6 +264,12 @@ impl Assertion {
         if passkey.key.has_signed(&signed, &self.signature) { Ok(()) } else { Err(Flaw::Signature) }
     }
 
+    /// Tells one act of signing from another, however its signature is written. Whoever has an ECDSA signature `(r, s)` can
+    /// write it as `(r, -s)`: the number that is new each time is `r`.
+    pub fn mark(&self) -> Digest {
+        Digest::of(nonce(&self.signature).unwrap_or(&self.signature))
+    }
+
     /// The assertion that an entry of the ledger holds.
     pub fn read(entry: &Value) -> Option<Self> {
         let bytes = |name: &str| BASE64.decode(entry.get(name)?.as_str()?).ok();
@@ -276,6 +285,18 @@ impl Assertion {
             .with("signature", BASE64.encode(&self.signature));
         Value::Object(whole)
     }
+}
+
+/// The `r` of an ECDSA signature in DER: two integers, and nothing else.
+fn nonce(signature: &[u8]) -> Option<&[u8]> {
+    fn part(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+        let (&[found, length], rest) = bytes.split_first_chunk::<2>()?;
+        (found == tag && length < 0x80).then(|| rest.split_at_checked(usize::from(length)))?
+    }
+    let (both, behind) = part(signature, 0x30)?;
+    let (r, rest) = part(both, 2)?;
+    let (_s, rest) = part(rest, 2)?;
+    (behind.is_empty() && rest.is_empty()).then_some(r)
 }
 
 /// What an authenticator signs.

@@ -10,6 +10,11 @@ use super::{
 const CHALLENGE: [u8; 32] = [9; 32];
 const RP: &str = "console.example";
 const ORIGIN: &str = "https://console.example";
+/// The order of P-256, with room for a borrow.
+const ORDER_OF_P256: [u8; 33] = [
+    0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+    0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+];
 
 fn authenticator() -> Authenticator {
     Authenticator::new(1, RP, ORIGIN)
@@ -34,7 +39,7 @@ fn after(change: impl FnOnce(&mut Authenticator)) -> Result<(), Flaw> {
 
 #[test]
 fn each_kind_of_key_makes_a_passkey_that_signs() {
-    for (number, keys) in (1..).zip([Keys::es256(), Keys::ed25519(), Keys::rs256()]) {
+    for (number, keys) in (1..).zip([Keys::es256(), Keys::rs256()]) {
         let authenticator = Authenticator::with(keys, number, RP, ORIGIN);
         for answer in [authenticator.make(&CHALLENGE), authenticator.make_vouched(&CHALLENGE)] {
             let passkey = made(&answer).unwrap();
@@ -51,6 +56,35 @@ fn each_kind_of_key_makes_a_passkey_that_signs() {
 fn an_assertion_comes_back_from_its_entry_as_it_was() {
     let signed = assertion(authenticator().sign(&CHALLENGE));
     assert_eq!(Assertion::read(&signed.entry()).unwrap(), signed);
+}
+
+#[test]
+fn a_signature_that_is_written_otherwise_has_the_same_mark_and_a_new_one_another() {
+    let authenticator = authenticator();
+    let passkey = made(&authenticator.make(&CHALLENGE)).unwrap();
+    let genuine = assertion(authenticator.sign(&CHALLENGE));
+    let (order, ints) = (ORDER_OF_P256, genuine.signature[2..].to_vec());
+    let (r, s) = ints.split_at(2 + usize::from(ints[1]));
+    // n - s, byte by byte from behind
+    let s: Vec<u8> = [vec![0; 33 - usize::from(s[1])], s[2..].to_vec()].concat();
+    let mut other = [0_u8; 33];
+    let mut borrowed = false;
+    for place in (0..33).rev() {
+        let (first, one) = order[place].overflowing_sub(s[place]);
+        let (whole, two) = first.overflowing_sub(u8::from(borrowed));
+        (other[place], borrowed) = (whole, one || two);
+    }
+    let mut other = other.to_vec();
+    while other.len() > 1 && other[0] == 0 && other[1] < 0x80 {
+        other.remove(0);
+    }
+    let s = [vec![2, u8::try_from(other.len()).unwrap()], other].concat();
+    let signature = [vec![0x30, u8::try_from(r.len() + s.len()).unwrap()], r.to_vec(), s].concat();
+    let rewritten = Assertion { signature, ..genuine.clone() };
+    rewritten.check(&passkey, &CHALLENGE).unwrap();
+    assert_ne!(rewritten.signature, genuine.signature);
+    assert_eq!(rewritten.mark(), genuine.mark());
+    assert_ne!(assertion(authenticator.sign(&CHALLENGE)).mark(), genuine.mark());
 }
 
 #[test]
@@ -82,7 +116,7 @@ fn an_assertion_that_is_about_something_else_does_not_count() {
         ("a passkey that is not there", |it| it.flags = VERIFIED | MADE, Flaw::Malformed),
         ("a member twice", |it| it.added = r#","type":"webauthn.get""#.to_owned(), Flaw::Malformed),
         ("another key", |it| it.keys = Keys::es256(), Flaw::Signature),
-        ("another kind of key", |it| it.keys = Keys::ed25519(), Flaw::Signature),
+        ("another kind of key", |it| it.keys = Keys::rs256(), Flaw::Signature),
     ];
     for (what, change, flaw) in table {
         assert_eq!(after(*change), Err(*flaw), "{what}");
@@ -192,6 +226,8 @@ fn attestation_is_none_or_the_passkeys_own() {
 fn a_key_has_the_members_of_its_kind_and_no_others() {
     let es256 = Keys::es256().cose();
     let rsa = Keys::rs256().cose();
+    let mut neutral = [0; 32];
+    neutral[0] = 1;
     let read = |cose: &[u8]| Key::read(&Cbor::read_all(cose)?);
     let edited = |cose: &[u8], place: usize, byte: u8| {
         let mut cose = cose.to_vec();
@@ -213,7 +249,9 @@ fn a_key_has_the_members_of_its_kind_and_no_others() {
             [&[0xa4, 1, 3, 3, 0x39, 1, 0, 0x20][..], &bytes(&[0xff; 128]), &[0x21], &bytes(&[1, 0, 1])].concat(),
             Flaw::Key,
         ),
-        ("a short Ed25519 key", [&[0xa4, 1, 1, 3, 0x27, 0x20, 6, 0x21][..], &bytes(&[7; 31])].concat(), Flaw::Key),
+        // under the point of order one anybody can sign: no Ed25519 key is taken
+        ("an Ed25519 key", Keys::ed25519().cose(), Flaw::Algorithm),
+        ("the neutral point", [&[0xa4, 1, 1, 3, 0x27, 0x20, 6, 0x21][..], &bytes(&neutral)].concat(), Flaw::Algorithm),
     ] {
         assert_eq!(read(&cose).err(), Some(flaw), "{what}");
     }

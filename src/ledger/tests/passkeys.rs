@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::*;
 use crate::{
-    hold::{Credential, Hold, Means, Phase, Proof, Rejected, Statement},
+    hold::{Book, Change, Credential, Hold, Means, Phase, Proof, Rejected, Statement},
     json::{Digest, Value},
     ledger::verify::{Report, Verdict, verify},
     passkey::{
@@ -240,4 +240,50 @@ async fn a_passkey_that_the_approver_did_not_ask_for_is_found_by_verification() 
     let report = enrolled(|scene, _| signed(&scene.authenticator, &scene.passkey, &[0; 32])).await;
     assert_eq!(report.verdict, Verdict::Tampered, "{report}");
     assert!(report.problems[0].contains("the approver did not sign that they want this"), "{report}");
+}
+
+#[tokio::test]
+async fn one_assertion_does_not_count_as_two_peoples() {
+    let scene = Scene::new().await;
+    let ledger = &scene.ledger;
+    let owner = BTreeSet::from(["owner".to_owned()]);
+    ledger.add_approver("bob", owner, BTreeSet::new(), Some("ann".to_owned())).await.unwrap();
+    // ann's key, which anybody can read in the log, under an id of bob's own: he has not shown that it is his
+    let hers = passkey(&Authenticator { id: vec![9; 32], ..scene.authenticator.clone() });
+    assert!(hers.is_same_key(&scene.passkey) && hers.id() != scene.passkey.id());
+    let refused = ledger.enrol_approver("bob", Credential::Passkey(Arc::clone(&hers)), None).await;
+    assert_eq!(refused, Err(NotChanged::Rejected(Rejected::PasskeyKnown)));
+    let (entry, at) = (String::from_utf8(hers.entry().to_bytes()).unwrap(), ledger.inner.clock.now());
+    let text = format!(r#"{{"approver":"bob","at":"{at:.6}","kind":"approver.enrolled","passkey":{entry},"v":1}}"#);
+    let report = scene.verified_with(text).await;
+    assert_eq!(report.verdict, Verdict::Tampered, "{report}");
+    assert!(report.problems[0].contains("that passkey is enrolled already"), "{report}");
+}
+
+#[tokio::test]
+async fn what_an_authenticator_signed_once_is_counted_once() {
+    let scene = Scene::new().await;
+    let signed = assertion(scene.authenticator.sign(&scene.hold.digest.0));
+    let (id, digest, at) = (scene.hold.id.clone(), scene.hold.digest, scene.ledger.inner.clock.now());
+    let mut book = scene.ledger.holds(Book::clone);
+    let other = Credential::Passkey(passkey(&authenticator(2)));
+    let (roles, by) = (BTreeSet::from(["owner".to_owned()]), Some("ann".to_owned()));
+    let bob = || "bob".to_owned();
+    let added = Change::ApproverAdded { name: bob(), roles, also: BTreeSet::new(), by, at };
+    book.apply(&added, 90).unwrap();
+    let enrolled = Change::ApproverEnrolled { name: bob(), credential: other.clone(), by: None, at };
+    book.apply(&enrolled, 91).unwrap();
+    let vote = |approver: &str, means: Means, mark: Digest| Change::Approved {
+        hold: id.clone(),
+        digest,
+        approver: approver.to_owned(),
+        means,
+        mark: Some(mark),
+        at,
+    };
+    book.apply(&vote("ann", Means::Passkey(scene.passkey.digest()), signed.mark()), 92).unwrap();
+    let again = book.apply(&vote("bob", other.means(), signed.mark()), 93);
+    assert_eq!(again, Err(Rejected::OtherKey));
+    book.apply(&vote("bob", other.means(), Digest([5; 32])), 93).unwrap();
+    scene.ledger.close().await;
 }
