@@ -273,7 +273,7 @@ impl Approvers {
         Ok(self.vault.unlock(approver, self.key_of(approver), passphrase, way, self.clock.now()).await?)
     }
 
-    fn key_of(&self, approver: &str) -> Option<[u8; 32]> {
+    pub(super) fn key_of(&self, approver: &str) -> Option<[u8; 32]> {
         self.ledger.holds(|book| book.roster().get(approver)?.key)
     }
 }

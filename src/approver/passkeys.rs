@@ -150,12 +150,19 @@ impl Approvers {
     fn offer(&self, session: &Session, offer: Offer) -> Result<[u8; 32], NotDone> {
         let credential = offer.credential();
         // why it cannot be is told before anybody signs; the ledger decides on it again
-        let by = Some(&session.means);
-        self.ledger.holds(|book| book.may_enrol(&session.approver, &credential, by))?;
+        self.may_enrol(&session.approver, &credential, None)?;
         let means = credential.means();
         let challenge = Statement::Enrolment { approver: &session.approver, means: &means }.challenge();
         self.ceremonies.offers.put(challenge, (session.id, offer), self.clock.now());
         Ok(challenge)
+    }
+
+    /// Whether they could be known by that too, with their word by `by`, or by the surest of what they have.
+    fn may_enrol(&self, approver: &str, credential: &Credential, by: Option<Means>) -> Result<(), Rejected> {
+        self.ledger.holds(|book| {
+            let by = by.or_else(|| book.roster().get(approver)?.surest());
+            book.may_enrol(approver, credential, by.as_ref())
+        })
     }
 
     /// Makes what was offered count, now that the approver signed that they want it.
@@ -170,6 +177,9 @@ impl Approvers {
         }
         let credential = offer.credential();
         let means = credential.means();
+        if let (Shown::Passphrase(_), Some(key)) = (shown, self.key_of(&session.approver)) {
+            self.may_enrol(&session.approver, &credential, Some(Means::Key(key)))?;
+        }
         let said = Statement::Enrolment { approver: &session.approver, means: &means };
         let proof = self.shown(&session.approver, &said, shown, Way::Session(session.id)).await?;
         match offer {

@@ -379,7 +379,7 @@ impl std::fmt::Display for Rejected {
             Self::WrongRole => "none of your roles can countersign this",
             Self::TooManyVotes => "too much was countersigned in the last hour; wait",
             Self::OtherKey => "the signature is not by the approver's key or passkey",
-            Self::AssuranceTooLow => "this takes a passkey; countersign in the console with yours, or enrol one there",
+            Self::AssuranceTooLow => "this takes a passkey; use yours in the console, or enrol one there",
             Self::PasskeyKnown => "that passkey is enrolled already; use another one",
             Self::TooManyPasskeys => "an approver can have 16 passkeys, and you do",
             Self::Known(_) => "the identical call has a hold already",
@@ -570,6 +570,7 @@ impl Book {
                     Credential::Key(key) => approver.key = Some(*key),
                     Credential::Passkey(passkey) => approver.passkeys.push(Arc::clone(passkey)),
                 }
+                self.roster.begin(name, credential.means(), seq);
                 self.latest = now;
                 self.roster_entries.push(seq);
                 Ok(())
@@ -584,7 +585,7 @@ impl Book {
                     return Err(Rejected::LastApprover);
                 }
                 self.latest = self.now(*at);
-                self.roster.approvers.remove(name);
+                self.roster.remove(name);
                 self.roster_entries.push(seq);
                 Ok(())
             }
@@ -631,6 +632,8 @@ impl Book {
                 return Err(Rejected::NotAppointed);
             }
             Some(means) if !approver.has(means) => return Err(Rejected::OtherKey),
+            // nothing makes surer than what it was added with
+            Some(means) if means.assurance() < approver.assurance() => return Err(Rejected::AssuranceTooLow),
             _ => {}
         }
         match credential {
@@ -795,15 +798,18 @@ impl Book {
         self.may_deny(id, digest, approver, now)?;
         let record = self.open_record(id)?;
         let person = self.roster.get(approver).ok_or(Rejected::UnknownApprover)?;
-        // a countersignature that counts no more is in nobody's way
+        let takes = self.takes(&record.hold, approver);
+        // a countersignature that counts no more is in nobody's way; neither is one's own that is not sure enough, as when
+        // a role came later
         let same = |vote: &Vote| {
-            let other = self.roster.get(&vote.approver).filter(|other| other.has(&vote.means));
-            other.is_some_and(|other| other.is_same_person(person))
+            let enough = vote.approver != approver || vote.means.assurance() >= takes;
+            let voter = self.roster.voter(&vote.approver, &vote.means, vote.seq);
+            enough && voter.is_some_and(|voter| voter.is_same_person(person))
         };
         if record.votes.iter().any(same) {
             return Err(Rejected::Twice);
         }
-        if person.assurance() < self.takes(&record.hold, approver) {
+        if person.assurance() < takes {
             return Err(Rejected::AssuranceTooLow);
         }
         Ok(())
@@ -1019,10 +1025,9 @@ fn deadline(record: &Record) -> Timestamp {
 fn counted(record: &Record, demand: &Demand, roster: &Roster) -> usize {
     let mut people: Vec<&Approver> = Vec::new();
     for vote in &record.votes {
-        let Some(approver) = roster.get(&vote.approver) else { continue };
-        let living = approver.has(&vote.means) && approver.roles.contains(&demand.role);
+        let Some(approver) = roster.voter(&vote.approver, &vote.means, vote.seq) else { continue };
         let sure = vote.means.assurance() >= demand.assurance;
-        if living && sure && !people.iter().any(|other| other.is_same_person(approver)) {
+        if sure && approver.roles.contains(&demand.role) && !people.iter().any(|other| other.is_same_person(approver)) {
             people.push(approver);
         }
     }

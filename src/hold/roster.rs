@@ -132,6 +132,12 @@ impl Approver {
         self.passkeys.iter().find(|passkey| passkey.digest() == *digest)
     }
 
+    /// The surest of what it has.
+    pub fn surest(&self) -> Option<Means> {
+        let passkey = self.passkeys.first().map(|passkey| Means::Passkey(passkey.digest()));
+        passkey.or(self.key.map(Means::Key))
+    }
+
     /// How sure the surest of what it has makes.
     pub fn assurance(&self) -> Assurance {
         if self.passkeys.is_empty() { Assurance::Any } else { Assurance::Passkey }
@@ -142,6 +148,8 @@ impl Approver {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roster {
     pub(super) approvers: BTreeMap<String, Approver>,
+    /// The entries that gave each what they have to sign with.
+    begun: BTreeMap<String, Vec<(Means, u64)>>,
 }
 
 impl Roster {
@@ -158,6 +166,29 @@ impl Roster {
     /// Those who can sign.
     pub fn enrolled(&self) -> impl Iterator<Item = &Approver> {
         self.iter().filter(|approver| approver.is_enrolled())
+    }
+
+    /// Whoever countersigned with those means in entry `seq`, if that counts: they have the means, and since before. A
+    /// passkey that is taken away and enrolled anew brings nothing back.
+    pub(super) fn voter(&self, name: &str, means: &Means, seq: u64) -> Option<&Approver> {
+        let begun = self.begun.get(name).and_then(|all| all.iter().find(|(known, _)| known == means));
+        let before = begun.is_none_or(|(_, begun)| *begun < seq);
+        self.get(name).filter(|approver| before && approver.has(means))
+    }
+
+    /// Notes which entry gave an approver something to sign with.
+    pub(super) fn begin(&mut self, name: &str, means: Means, seq: u64) {
+        let all = self.begun.entry(name.to_owned()).or_default();
+        // what they have no more needs no note
+        let has = |known: &Means| self.approvers.get(name).is_some_and(|approver| approver.has(known));
+        all.retain(|(known, _)| *known != means && has(known));
+        all.push((means, seq));
+    }
+
+    /// Takes somebody out.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.approvers.remove(name);
+        self.begun.remove(name);
     }
 
     /// Whose passkey has that credential id, and the passkey.

@@ -213,10 +213,10 @@ fn more_to_be_known_by_takes_what_one_is_known_by() {
     book.apply(&enrol("ann", &first, Some(Means::Key(key(0)))), 6).unwrap();
     book.apply(&enrol("ann", &second, Some(first.means())), 7).unwrap();
     // an id is one person's, whatever key comes with it
-    for (name, by) in [("ann", key(0)), ("bob", key(1))] {
+    for (name, by) in [("ann", first.means()), ("bob", Means::Key(key(1)))] {
         for credential in [&first, &passkey(1)] {
             assert_eq!(
-                book.apply(&enrol(name, credential, Some(Means::Key(by))), 8),
+                book.apply(&enrol(name, credential, Some(by.clone())), 8),
                 Err(Rejected::PasskeyKnown),
                 "{name}"
             );
@@ -226,6 +226,11 @@ fn more_to_be_known_by_takes_what_one_is_known_by() {
         book.apply(&enrol("ann", &passkey(number), Some(first.means())), 8).unwrap();
     }
     assert_eq!(book.apply(&enrol("ann", &passkey(17), Some(first.means())), 9), Err(Rejected::TooManyPasskeys));
+    // who has a passkey adds by that, and nothing by what makes less sure
+    for credential in [&passkey(3), &Credential::Key(key(9))] {
+        let by_key = book.apply(&enrol("ann", credential, Some(Means::Key(key(0)))), 9);
+        assert_eq!(by_key, Err(Rejected::AssuranceTooLow));
+    }
     // a passphrase that is chosen anew takes the place of the one before
     book.apply(&enrol("ann", &Credential::Key(key(9)), Some(second.means())), 9).unwrap();
     assert_eq!(book.roster().get("ann").unwrap().key, Some(key(9)));
@@ -240,6 +245,68 @@ fn more_to_be_known_by_takes_what_one_is_known_by() {
     book.apply(&again, 13).unwrap();
     assert_eq!(book.roster().get("ann").unwrap().passkeys.len(), 1);
     assert_eq!(book.roster().passkey(&[1; 32]).unwrap().0.name, "ann");
+}
+
+#[test]
+fn what_was_countersigned_stays_void_when_the_same_passkey_is_enrolled_anew() {
+    let mut book = book(&[("ann", &["owner"], &[]), ("bob", &["owner"], &[])]);
+    let first = passkey(1);
+    let by = Some(Means::Key(key(0)));
+    let enrol = |by| Change::ApproverEnrolled { name: "ann".to_owned(), credential: first.clone(), by, at: at(2) };
+    book.apply(&enrol(by), 2).unwrap();
+    let hold = hold(1, vec![demand("owner", 1, 900)], at(2));
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    let vote = |mark: u8| Change::Approved {
+        hold: hold.id.clone(),
+        digest: hold.digest,
+        approver: "ann".to_owned(),
+        means: first.means(),
+        mark: Some(Digest([mark; 32])),
+        at: at(3),
+    };
+    book.apply(&vote(1), 6).unwrap();
+    let (name, by) = ("ann".to_owned(), Some("bob".to_owned()));
+    book.apply(&Change::ApproverRemoved { name: name.clone(), by: by.clone(), at: at(4) }, 7).unwrap();
+    let added = Change::ApproverAdded { name, roles: set(&["owner"]), also: set(&[]), by, at: at(4) };
+    book.apply(&added, 8).unwrap();
+    // it takes no more than what stands in the log
+    book.apply(&enrol(None), 9).unwrap();
+    assert!(book.lost_quorum(&hold.id));
+    assert_eq!(book.apply(&spend(&hold, 5), 10), Err(Rejected::NotApproved));
+    assert_eq!(book.progress(book.get(&hold.id).unwrap()), [("owner".to_owned(), 0, 1)]);
+    assert_eq!(book.apply(&vote(1), 10), Err(Rejected::OtherKey), "nor is it said again");
+    book.apply(&vote(2), 10).unwrap();
+    book.apply(&spend(&hold, 5), 11).unwrap();
+}
+
+#[test]
+fn who_countersigned_too_weakly_for_a_role_that_came_later_does_so_again() {
+    let mut book = book(&[("ann", &["oncall"], &[]), ("bob", &["owner", "oncall"], &[])]);
+    let sure = Demand { assurance: Assurance::Passkey, ..demand("owner", 1, 900) };
+    let hold = hold(1, vec![sure, demand("oncall", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    book.apply(&vote(&hold, "ann", 0, 2), 6).unwrap();
+    let (name, by) = ("ann".to_owned(), Some("bob".to_owned()));
+    let added = Change::ApproverAdded { name, roles: set(&["owner", "oncall"]), also: set(&[]), by, at: at(2) };
+    book.apply(&added, 7).unwrap();
+    assert_eq!(book.may_vote(&hold.id, &hold.digest, "ann", at(3)), Err(Rejected::AssuranceTooLow), "no passkey yet");
+    let (credential, by) = (passkey(1), Some(Means::Key(key(0))));
+    let means = credential.means();
+    book.apply(&Change::ApproverEnrolled { name: "ann".to_owned(), credential, by, at: at(3) }, 8).unwrap();
+    assert_eq!(book.apply(&vote(&hold, "ann", 0, 3), 9), Err(Rejected::AssuranceTooLow), "the same again");
+    let surer = Change::Approved {
+        hold: hold.id.clone(),
+        digest: hold.digest,
+        approver: "ann".to_owned(),
+        means,
+        mark: None,
+        at: at(3),
+    };
+    book.apply(&surer, 9).unwrap();
+    assert_eq!(phase(&book, &hold), "approved");
+    assert_eq!(book.apply(&surer, 10), Err(Rejected::Twice));
+    let progress = book.progress(book.get(&hold.id).unwrap());
+    assert_eq!(progress, [("owner".to_owned(), 1, 1), ("oncall".to_owned(), 1, 1)], "one person, counted once");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+
 use super::*;
 use crate::{
     hold::{Book, Change, Credential, Hold, Means, Phase, Proof, Rejected, Statement},
@@ -215,8 +217,22 @@ async fn a_passphrases_signature_is_not_enough_where_a_passkey_is_demanded() {
     let with_key = Proof::Signature { key, signature: pair.sign(&statement).as_ref().to_vec() };
     let refused = scene.ledger.countersign(&scene.hold.id, &scene.hold.digest, "ann", at, &with_key).await;
     assert_eq!(refused, Err(NotChanged::Rejected(Rejected::AssuranceTooLow)));
-    let report = scene.verified().await;
-    assert_eq!(report.verdict, Verdict::Holds, "{report}");
+
+    // nor is it enough to be known by one more passkey: not now, and not in what a log says
+    let added = passkey(&authenticator(2));
+    let means = Means::Passkey(added.digest());
+    let signature = pair.sign(&Statement::Enrolment { approver: "ann", means: &means }.text()).as_ref().to_vec();
+    let by_key = Proof::Signature { key, signature: signature.clone() };
+    let refused = scene.ledger.enrol_approver("ann", Credential::Passkey(Arc::clone(&added)), Some(&by_key)).await;
+    assert_eq!(refused, Err(NotChanged::Rejected(Rejected::AssuranceTooLow)));
+    let (entry, at) = (String::from_utf8(added.entry().to_bytes()).unwrap(), scene.ledger.inner.clock.now());
+    let (key, signature) = (BASE64.encode(key), BASE64.encode(signature));
+    let text = format!(
+        r#"{{"approver":"ann","at":"{at:.6}","kind":"approver.enrolled","passkey":{entry},"proof":{{"key":"{key}","signature":"{signature}"}},"v":1}}"#
+    );
+    let report = scene.verified_with(text).await;
+    assert_eq!(report.verdict, Verdict::Tampered, "{report}");
+    assert!(report.problems[0].contains("this takes a passkey"), "{report}");
 }
 
 #[tokio::test]

@@ -213,6 +213,18 @@ fn where_a_passkey_is_demanded_a_passphrase_is_refused() {
     assert_eq!((&known["passphrase"], known["passkeys"].as_array().unwrap().len()), (&json!(true), 1));
     assert_eq!(Api::refusal(&api.approve(&hold, &ann)), (403, "assurance_too_low".to_owned()));
     assert_eq!(api.approve_with(&authenticator, &hold, &ann).status, 200);
+    // nor does it add another, or a new passphrase, from here on
+    let second = api.authenticator(2);
+    let asked = api.asked("/passkeys/ask", &json!({}), Some(&ann.token));
+    let answer = second.make(&bytes(&asked["publicKey"]["challenge"]));
+    let more = api.asked("/passkeys/offer", &made(&answer, &json!({})), Some(&ann.token));
+    let chosen = json!({"passphrase": "another passphrase of hers"});
+    let anew = api.asked("/passkeys/offer/passphrase", &chosen, Some(&ann.token));
+    for offered in [more, anew] {
+        let confirm = json!({"challenge": offered["challenge"], "passphrase": passphrase_of("ann")});
+        let refused = api.act("/passkeys/confirm", &confirm, Some(&ann.token));
+        assert_eq!(Api::refusal(&refused), (403, "assurance_too_low".to_owned()));
+    }
     let easy = api.hold(&api.agent("bot", None), "up__short", r#"{"text":"tea"}"#, &ann);
     assert_eq!(easy["you"]["takes"], Value::Null);
     assert_eq!(api.approve(&easy, &ann).status, 200);
