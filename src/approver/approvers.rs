@@ -139,7 +139,8 @@ impl Approvers {
         for (name, ..) in known.iter().filter(|(_, _, none)| !none) {
             vault.uninvite(name)?;
         }
-        Ok(Self { vault, sessions: Sessions::default(), ceremonies: Ceremonies::default(), ledger, clock })
+        let ceremonies = Ceremonies::new().map_err(|problem| Fault(problem.to_string()))?;
+        Ok(Self { vault, sessions: Sessions::default(), ceremonies, ledger, clock })
     }
 
     /// Adds an approver and gives the code to enrol with; changes the roles and names of one who is there. The first

@@ -5,7 +5,11 @@
 
 use std::sync::Arc;
 
-use super::{Approvers, Code, NotDone, Passphrase, Session, Token, Way, approvers::apart, ceremonies::Offer};
+use super::{
+    Approvers, Code, NotDone, Passphrase, Session, Token, Way,
+    approvers::apart,
+    ceremonies::{Closed, Offer},
+};
 use crate::{
     call::Fault,
     clock::NoRandomness,
@@ -83,7 +87,7 @@ impl Approvers {
     pub fn ask_to_enrol(&self, code: &Code) -> Result<ToMake, NotDone> {
         let now = self.clock.now();
         let approver = self.vault.name_of_code(code, now)?;
-        let challenge = self.ceremonies.enrolling.ask(code.digest(), now)?;
+        let challenge = self.ceremonies.enrolling.ask(code.digest(), (), now)?;
         Ok(ToMake { challenge, approver, known: Vec::new() })
     }
 
@@ -95,8 +99,7 @@ impl Approvers {
         let now = self.clock.now();
         let name = self.vault.name_of_code(code, now)?;
         let challenge = ClientData::read(&made.client_data)?.challenge();
-        let asked = self.ceremonies.enrolling.take(&challenge, now);
-        asked.filter(|asked| *asked == code.digest()).ok_or(Flaw::Challenge)?;
+        self.ceremonies.enrolling.take(&challenge, &code.digest(), now).ok_or(Flaw::Challenge)?;
         let passkey = Arc::new(Passkey::made(&made.client_data, &made.attestation, &challenge, rp, &made.label)?);
         self.ledger.enrol_approver(&name, Credential::Passkey(Arc::clone(&passkey)), None).await?;
         let (vault, invited) = (Arc::clone(&self.vault), name.clone());
@@ -117,7 +120,7 @@ impl Approvers {
     /// # Errors
     /// [`NotDone::Fault`]
     pub fn ask_to_add(&self, session: &Session) -> Result<ToMake, NotDone> {
-        let challenge = self.ceremonies.adding.ask(session.id, self.clock.now())?;
+        let challenge = self.ceremonies.adding.ask(session.id, (), self.clock.now())?;
         let known = self.ledger.holds(|book| {
             let approver = book.roster().get(&session.approver);
             approver.map(|approver| approver.passkeys.iter().map(|passkey| passkey.id().to_vec()).collect())
@@ -132,8 +135,7 @@ impl Approvers {
     /// [`NotDone`]
     pub fn offer_passkey(&self, session: &Session, made: &Made, rp: &str) -> Result<[u8; 32], NotDone> {
         let challenge = ClientData::read(&made.client_data)?.challenge();
-        let asked = self.ceremonies.adding.take(&challenge, self.clock.now());
-        asked.filter(|asked| *asked == session.id).ok_or(Flaw::Challenge)?;
+        self.ceremonies.adding.take(&challenge, &session.id, self.clock.now()).ok_or(Flaw::Challenge)?;
         let passkey = Passkey::made(&made.client_data, &made.attestation, &challenge, rp, &made.label)?;
         self.offer(session, Offer::Passkey(Arc::new(passkey)))
     }
@@ -143,7 +145,9 @@ impl Approvers {
     /// # Errors
     /// [`NotDone`]
     pub async fn offer_passphrase(&self, session: &Session, passphrase: &Passphrase) -> Result<[u8; 32], NotDone> {
-        let sealed = self.vault.seal(&session.approver, passphrase).await?;
+        // why it cannot be is told before it is stretched; only the kind of what is offered matters to that
+        self.may_enrol(&session.approver, &Credential::Key([0; 32]), None)?;
+        let sealed = self.vault.seal(&session.approver, passphrase, session.id, self.clock.now()).await?;
         self.offer(session, Offer::Key(Box::new(sealed)))
     }
 
@@ -153,7 +157,7 @@ impl Approvers {
         self.may_enrol(&session.approver, &credential, None)?;
         let means = credential.means();
         let challenge = Statement::Enrolment { approver: &session.approver, means: &means }.challenge();
-        self.ceremonies.offers.put(challenge, (session.id, offer), self.clock.now());
+        self.ceremonies.offers.put(challenge, session.id, offer, self.clock.now());
         Ok(challenge)
     }
 
@@ -170,11 +174,7 @@ impl Approvers {
     /// # Errors
     /// [`NotDone`]; it has to be offered again then.
     pub async fn confirm(&self, session: &Session, challenge: &[u8; 32], shown: &Shown) -> Result<(), NotDone> {
-        let (asked, offer) =
-            self.ceremonies.offers.take(challenge, self.clock.now()).ok_or(NotDone::Passkey(Flaw::Challenge))?;
-        if asked != session.id {
-            return Err(Flaw::Challenge.into());
-        }
+        let offer = self.ceremonies.offers.take(challenge, &session.id, self.clock.now()).ok_or(Flaw::Challenge)?;
         let credential = offer.credential();
         let means = credential.means();
         if let (Shown::Passphrase(_), Some(key)) = (shown, self.key_of(&session.approver)) {
@@ -199,23 +199,29 @@ impl Approvers {
     /// # Errors
     /// [`NotDone::Fault`]
     pub fn ask_to_sign_in(&self) -> Result<[u8; 32], NotDone> {
-        Ok(self.ceremonies.signing_in.ask((), self.clock.now())?)
+        Ok(self.ceremonies.signing_in.ask(self.clock.now())?)
     }
 
     /// Begins a session of the approver whose passkey answered.
     ///
     /// # Errors
-    /// [`NotDone::Passkey`], [`NotDone::Fault`]
+    /// [`NotDone::Passkey`], [`NotDone::TooMany`], [`NotDone::Fault`]
     pub fn sign_in(&self, answer: &Answer) -> Result<(Token, Session), NotDone> {
         let now = self.clock.now();
         let challenge = ClientData::read(&answer.assertion.client_data)?.challenge();
-        self.ceremonies.signing_in.take(&challenge, now).ok_or(Flaw::Challenge)?;
+        if !self.ceremonies.signing_in.is_good(&challenge, now) {
+            return Err(Flaw::Challenge.into());
+        }
         let known = self.ledger.holds(|book| {
             let (approver, passkey) = book.roster().passkey(&answer.id)?;
             Some((approver.name.clone(), Arc::clone(passkey)))
         });
         let (approver, passkey) = known.ok_or(Flaw::Signature)?;
         answer.check(&approver, &passkey, &challenge)?;
+        self.ceremonies.signing_in.answer(&challenge, now).map_err(|closed| match closed {
+            Closed::Stale => NotDone::Passkey(Flaw::Challenge),
+            Closed::Crowded => NotDone::TooMany { retry_after_s: 120 },
+        })?;
         Ok(self.sessions.begin(&approver, Means::Passkey(passkey.digest()), now)?)
     }
 

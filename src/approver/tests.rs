@@ -312,6 +312,25 @@ async fn guesses_are_slowed_and_the_approver_within_a_session_is_not() {
 }
 
 #[tokio::test]
+async fn a_session_stretches_few_passphrases_that_it_offers() {
+    let folder = tempfile::tempdir().unwrap();
+    let vault = open(folder.path());
+    let ann = enrol(&vault, "ann").await;
+    let sessions = Sessions::default();
+    let (_token, stolen) = sessions.begin("ann", Means::Key(ann.key), at(0)).unwrap();
+    let (_token, hers) = sessions.begin("ann", Means::Key(ann.key), at(0)).unwrap();
+    for _ in 0..5 {
+        vault.seal("ann", &right(), stolen.id, at(0)).await.unwrap();
+    }
+    let refused = vault.seal("ann", &right(), stolen.id, at(0)).await.err();
+    assert_eq!(refused, Some(NotEnrolled::TooMany { retry_after_s: 1 }));
+    vault.seal("ann", &right(), stolen.id, at(1)).await.unwrap();
+    let refused = vault.seal("ann", &right(), stolen.id, at(2)).await.err();
+    assert_eq!(refused, Some(NotEnrolled::TooMany { retry_after_s: 1 }), "the waits double");
+    vault.unlock("ann", Some(ann.key), &right(), Way::Session(hers.id), at(2)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_crowd_waits_its_turn_or_is_sent_away_and_who_is_in_is_not_kept_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let vault = Arc::new(open(folder.path()));

@@ -315,13 +315,22 @@ impl Vault {
         Ok(Prepared { enrolment, code: digest, _turn: one })
     }
 
-    /// A key for an approver who is enrolled already, sealed under the passphrase, and nowhere but in memory.
+    /// A key for an approver who is enrolled already, sealed under the passphrase, and nowhere but in memory. It counts as
+    /// an attempt from within the session, and is never taken back: stretching costs as much as a guess.
     ///
     /// # Errors
     /// [`NotEnrolled`] says why not.
-    pub(super) async fn seal(&self, name: &str, passphrase: &Passphrase) -> Result<Sealed, NotEnrolled> {
+    pub(super) async fn seal(
+        &self,
+        name: &str,
+        passphrase: &Passphrase,
+        session: SessionId,
+        now: Timestamp,
+    ) -> Result<Sealed, NotEnrolled> {
         passphrase.fits(name).map_err(NotEnrolled::Passphrase)?;
         let waiting = self.inner.wait().ok_or(NotEnrolled::TooMany { retry_after_s: 1 })?;
+        let begun = self.attempts().begin(Who::new(name, Way::Session(session)), now);
+        begun.map_err(|retry_after_s| NotEnrolled::TooMany { retry_after_s })?;
         let (name, passphrase, cost) = (name.to_owned(), passphrase.clone(), self.cost);
         // no code made it
         let made = self.inner.alone(waiting, move || sealed::make(&name, &passphrase, Digest([0; 32]), cost));
