@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::{
     Code, NotEnrolled, NotUnlocked, Passphrase, Prepared, Session, Sessions, Shown, Token, Unlocked, Vault, Way,
-    approver_name, ceremonies::Ceremonies,
+    approver_name, ceremonies::Ceremonies, handles::Handles,
 };
 use crate::{
     call::Fault,
@@ -26,6 +28,7 @@ pub struct Approvers {
     /// Who is signed in.
     pub sessions: Sessions,
     pub(super) ceremonies: Ceremonies,
+    pub(super) handles: Handles,
     pub(super) ledger: Ledger,
     pub(super) clock: Clock,
 }
@@ -139,8 +142,9 @@ impl Approvers {
         for (name, ..) in known.iter().filter(|(_, _, none)| !none) {
             vault.uninvite(name)?;
         }
+        let handles = Handles::open(data)?;
         let ceremonies = Ceremonies::new().map_err(|problem| Fault(problem.to_string()))?;
-        Ok(Self { vault, sessions: Sessions::default(), ceremonies, ledger, clock })
+        Ok(Self { vault, sessions: Sessions::default(), ceremonies, handles, ledger, clock })
     }
 
     /// Adds an approver and gives the code to enrol with; changes the roles and names of one who is there. The first
@@ -169,6 +173,8 @@ impl Approvers {
             return Err(NotDone::Malformed(why.to_owned()));
         }
         let by = self.vouched(vouch).await?;
+        // nobody enrols with a code that is replaced meanwhile
+        let turn = self.vault.turn().await;
         self.ledger.add_approver(name, roles, also, by).await?;
         let enrolled = self.ledger.holds(|book| book.roster().get(name).is_some_and(|known| known.is_enrolled()));
         if enrolled {
@@ -176,7 +182,7 @@ impl Approvers {
         }
         let now = self.clock.now();
         let (vault, invited) = (Arc::clone(&self.vault), name.to_owned());
-        let code = apart(move || vault.invite(&invited, now)).await?;
+        let code = apart(move || with(turn, vault.invite(&invited, now))).await?;
         Ok(Added { code: Some(code), expires: self.vault.invited(name, now) })
     }
 
@@ -186,10 +192,11 @@ impl Approvers {
     /// [`NotDone`]
     pub async fn remove(&self, name: &str, vouch: Option<Vouch>) -> Result<(), NotDone> {
         let by = self.vouched(vouch).await?;
+        let turn = self.vault.turn().await;
         self.ledger.remove_approver(name, by).await?;
         self.sessions.end_all(name);
         let (vault, gone) = (Arc::clone(&self.vault), name.to_owned());
-        Ok(apart(move || vault.forget(&gone)).await?)
+        Ok(apart(move || with(turn, vault.forget(&gone))).await?)
     }
 
     /// Enrols whom the code was given to, with the passphrase that they choose; gives their name.
@@ -282,6 +289,12 @@ impl Approvers {
 fn is_role(role: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     !role.is_empty() && role.len() <= 64 && role.bytes().all(fits)
+}
+
+/// What was done, once the turn to do it is over.
+pub(super) fn with<T>(turn: OwnedMutexGuard<()>, done: T) -> T {
+    drop(turn);
+    done
 }
 
 /// Work with files, apart from the async workers.

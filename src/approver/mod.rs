@@ -10,6 +10,7 @@ mod approvers;
 mod attempts;
 mod ceremonies;
 mod code;
+mod handles;
 mod passkeys;
 mod passphrase;
 mod sealed;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     Approvers, Code, NotDone, Passphrase, Session, Token, Way,
-    approvers::apart,
+    approvers::{apart, with},
     ceremonies::{Closed, Offer},
 };
 use crate::{
@@ -26,6 +26,8 @@ pub struct ToMake {
     pub challenge: [u8; 32],
     /// For whom.
     pub approver: String,
+    /// What the authenticator remembers them by.
+    pub handle: [u8; 32],
     /// Ids of passkeys that the approver has: an authenticator that has one of them makes no other.
     pub known: Vec<Vec<u8>>,
 }
@@ -74,12 +76,6 @@ impl From<NoRandomness> for NotDone {
 }
 
 impl Approvers {
-    /// What authenticators remember an approver by: no name, and the same each time, so that a passkey that is made anew
-    /// replaces the one before.
-    pub fn handle(approver: &str) -> [u8; 32] {
-        Digest::of(&[b"countersign approver v1\0", approver.as_bytes()].concat()).0
-    }
-
     /// Asks whoever has the code to make a passkey.
     ///
     /// # Errors
@@ -88,7 +84,8 @@ impl Approvers {
         let now = self.clock.now();
         let approver = self.vault.name_of_code(code, now)?;
         let challenge = self.ceremonies.enrolling.ask(code.digest(), (), now)?;
-        Ok(ToMake { challenge, approver, known: Vec::new() })
+        let handle = self.handles.of(&approver);
+        Ok(ToMake { challenge, approver, handle, known: Vec::new() })
     }
 
     /// Enrols whom the code was given to, with the passkey that they made for the site `rp`; gives their name and it.
@@ -97,13 +94,14 @@ impl Approvers {
     /// [`NotDone`]; the code is then as good as before.
     pub async fn enrol_passkey(&self, code: &Code, made: &Made, rp: &str) -> Result<(String, Arc<Passkey>), NotDone> {
         let now = self.clock.now();
+        let turn = self.vault.turn().await;
         let name = self.vault.name_of_code(code, now)?;
         let challenge = ClientData::read(&made.client_data)?.challenge();
         self.ceremonies.enrolling.take(&challenge, &code.digest(), now).ok_or(Flaw::Challenge)?;
         let passkey = Arc::new(Passkey::made(&made.client_data, &made.attestation, &challenge, rp, &made.label)?);
         self.ledger.enrol_approver(&name, Credential::Passkey(Arc::clone(&passkey)), None).await?;
-        let (vault, invited) = (Arc::clone(&self.vault), name.clone());
-        apart(move || vault.uninvite(&invited)).await?;
+        let (vault, invited, code) = (Arc::clone(&self.vault), name.clone(), code.digest());
+        apart(move || with(turn, vault.spend(&invited, code))).await?;
         Ok((name, passkey))
     }
 
@@ -125,7 +123,8 @@ impl Approvers {
             let approver = book.roster().get(&session.approver);
             approver.map(|approver| approver.passkeys.iter().map(|passkey| passkey.id().to_vec()).collect())
         });
-        Ok(ToMake { challenge, approver: session.approver.clone(), known: known.unwrap_or_default() })
+        let (approver, handle) = (session.approver.clone(), self.handles.of(&session.approver));
+        Ok(ToMake { challenge, approver, handle, known: known.unwrap_or_default() })
     }
 
     /// Takes a passkey that was made as asked, and gives the challenge to sign before it counts: see
@@ -217,7 +216,7 @@ impl Approvers {
             Some((approver.name.clone(), Arc::clone(passkey)))
         });
         let (approver, passkey) = known.ok_or(Flaw::Signature)?;
-        answer.check(&approver, &passkey, &challenge)?;
+        answer.check(self.handles.of(&approver), &passkey, &challenge)?;
         self.ceremonies.signing_in.answer(&challenge, now).map_err(|closed| match closed {
             Closed::Stale => NotDone::Passkey(Flaw::Challenge),
             Closed::Crowded => NotDone::TooMany { retry_after_s: 120 },
@@ -260,7 +259,7 @@ impl Approvers {
                 });
                 let passkey = known.ok_or(Flaw::Signature)?;
                 // what is wrong with it is told here; the ledger judges it again
-                answer.check(approver, &passkey, &said.challenge())?;
+                answer.check(self.handles.of(approver), &passkey, &said.challenge())?;
                 Ok(Proof::Assertion { passkey: passkey.digest(), assertion: answer.assertion.clone() })
             }
         }
@@ -268,8 +267,8 @@ impl Approvers {
 }
 
 impl Answer {
-    fn check(&self, approver: &str, passkey: &Passkey, challenge: &[u8; 32]) -> Result<(), Flaw> {
-        if self.user.as_ref().is_some_and(|user| *user != Approvers::handle(approver)) {
+    fn check(&self, handle: [u8; 32], passkey: &Passkey, challenge: &[u8; 32]) -> Result<(), Flaw> {
+        if self.user.as_ref().is_some_and(|user| *user != handle) {
             return Err(Flaw::Signature);
         }
         self.assertion.check(passkey, challenge)

@@ -57,7 +57,7 @@ pub struct Vault {
     /// many knock at the door, approvers who are in can act.
     door: Lane,
     inner: Lane,
-    /// Enrolments are made one at a time, from the look at the code to its end.
+    /// Enrolments are made one at a time, from the look at the code to its end, and nobody is invited or forgotten then.
     enrolling: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -298,7 +298,7 @@ impl Vault {
         let name = self.name_of_code(code, now)?;
         passphrase.fits(&name).map_err(NotEnrolled::Passphrase)?;
         let waiting = self.inner.wait().ok_or(NotEnrolled::TooMany { retry_after_s: 1 })?;
-        let one = Arc::clone(&self.enrolling).lock_owned().await;
+        let one = self.turn().await;
         // the code may have served, or been replaced, while others enrolled
         if self.name_of_code(code, now)? != name {
             return Err(NotEnrolled::Code);
@@ -343,7 +343,7 @@ impl Vault {
     /// [`NotEnrolled`]
     pub(super) async fn keep(&self, sealed: Sealed) -> Result<Prepared, NotEnrolled> {
         let waiting = self.inner.wait().ok_or(NotEnrolled::TooMany { retry_after_s: 1 })?;
-        let one = Arc::clone(&self.enrolling).lock_owned().await;
+        let one = self.turn().await;
         let folder = self.folder.clone();
         let kept = self.inner.alone(waiting, move || {
             room_for_a_key(&folder, &sealed.name)?;
@@ -352,6 +352,11 @@ impl Vault {
         });
         let (enrolment, code) = kept.await.map_err(NotEnrolled::Fault)?;
         Ok(Prepared { enrolment, code, _turn: one })
+    }
+
+    /// The turn to change who is enrolled, or invited, by what: from the look at a code, or at the roster, to its end.
+    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.enrolling).lock_owned().await
     }
 
     /// The code that `name` was given, if any, is good no more: they are enrolled. Removes a file: not for an async
@@ -392,7 +397,7 @@ impl Vault {
     }
 
     /// The code is good no more, unless a newer invitation has another.
-    fn spend(&self, name: &str, code: Digest) -> Result<(), Fault> {
+    pub(super) fn spend(&self, name: &str, code: Digest) -> Result<(), Fault> {
         let mut invitations = self.invitations();
         if invitations.get(name).is_some_and(|invitation| invitation.code == code) {
             invitations.remove(name);

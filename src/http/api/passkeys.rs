@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Doors, Problem, Who, answer, form::Form, people::begun};
 use crate::{
-    approver::{Answer, Approvers, Code, Made, Session, Shown, ToMake},
+    approver::{Answer, Code, Made, Session, Shown, ToMake},
     call::Fault,
     hold::Approver,
     passkey::{Assertion, ClientData, Flaw, Passkey},
@@ -172,7 +172,7 @@ impl Doors {
 /// What an authenticator is asked for when it is to make a passkey: `PublicKeyCredentialCreationOptionsJSON`.
 pub(in crate::http) fn to_make(doors: &Doors, asked: &ToMake) -> Result<Value, Problem> {
     let algorithms = Passkey::algorithms().map(|algorithm| json!({"type": "public-key", "alg": algorithm}));
-    let handle = BASE64URL.encode(Approvers::handle(&asked.approver));
+    let handle = BASE64URL.encode(asked.handle);
     Ok(json!({
         "rp": {"id": doors.rp()?, "name": "Countersign"},
         "user": {"id": handle, "name": asked.approver, "displayName": asked.approver},

@@ -321,3 +321,39 @@ fn who_is_removed_is_known_by_no_passkey_and_what_it_countersigned_counts_no_mor
     assert_eq!(api.upstream.calls().len(), 0);
     api.close();
 }
+
+#[test]
+fn a_code_that_is_replaced_while_somebody_enrols_does_not_enrol_too() {
+    let mut outcomes = BTreeSet::new();
+    for round in 0..6_u8 {
+        let api = Api::open_under(SURE, |_config| {});
+        let authenticator = api.authenticator(1);
+        let code = api.invite("ann", &["finance"], &[], None);
+        let code = countersign::approver::Code::read(&code).unwrap();
+        let approvers = Arc::clone(&api.house.pipeline);
+        let asked = approvers.approvers.ask_to_enrol(&code).unwrap();
+        let answer = authenticator.make(&asked.challenge);
+        let made = countersign::approver::Made {
+            client_data: answer.client_data,
+            attestation: answer.attestation,
+            label: "key".to_owned(),
+        };
+        let (enrolled, added) = api.runtime.block_on(async {
+            let approvers = &approvers.approvers;
+            let enrol = approvers.enrol_passkey(&code, &made, "localhost");
+            let add = approvers.add("ann", ["finance".to_owned()].into(), [].into(), None);
+            if round % 2 == 0 {
+                let (added, enrolled) = tokio::join!(add, enrol);
+                (enrolled.is_ok(), added.is_ok_and(|added| added.code.is_some()))
+            } else {
+                let (enrolled, added) = tokio::join!(enrol, add);
+                (enrolled.is_ok(), added.is_ok_and(|added| added.code.is_some()))
+            }
+        });
+        // whoever was given a new code is not enrolled by the old one
+        assert!(enrolled != added, "round {round}: {enrolled} and {added}");
+        outcomes.insert((round % 2, enrolled));
+        api.close();
+    }
+    assert_eq!(outcomes, BTreeSet::from([(0, false), (1, true)]));
+}
