@@ -387,7 +387,7 @@ export default async function attacks(rows, browser) {
     await rows.row('every page says how it may be used', async () => {
       const someone = await victim();
       const waits = await held().catch(() => null);
-      const paths = ['/sign-in', '/enrol', '/waiting', '/agents', '/tools', '/grants', '/ledger', '/health', '/nothing', ...(waits ? [`/holds/${waits}`] : [])];
+      const paths = ['/sign-in', '/enrol', '/waiting', '/agents', '/tools', '/grants', '/ledger', '/health', '/keys', '/nothing', ...(waits ? [`/holds/${waits}`] : [])];
       for (const path of paths) {
         const answer = await someone.context.request.get(origin + path, { headers: { accept: 'text/html' } });
         const headers = answer.headers();

@@ -42,18 +42,27 @@ export async function launch() {
 const STATUS = /^Failed to load resource: the server responded with a status of/;
 
 export class Visitor {
-  /** Every address that was asked for, and what the pages complained of. */
+  /** Every address that pages asked for, and what they complained of. */
   requests = [];
   complaints = [];
 
-  constructor(context, house) {
+  constructor(context, house, known) {
     this.context = context;
     this.house = house;
-    context.on('request', request => this.requests.push(request.url()));
+    this.known = known;
+    context.on('request', request => {
+      // what a page that was led to on purpose asks for is its own business
+      if (request.isNavigationRequest() || !this.isKnown(request.frame().url())) this.requests.push(request.url());
+    });
     context.on('console', message => {
-      if (message.type() === 'error' && !STATUS.test(message.text())) this.complaints.push(message.text());
+      if (message.type() !== 'error' || STATUS.test(message.text()) || this.isKnown(message.page()?.url() ?? '')) return;
+      this.complaints.push(message.text());
     });
     context.on('weberror', error => this.complaints.push(String(error.error())));
+  }
+
+  isKnown(url) {
+    return this.known.some(origin => url.startsWith(`${origin}/`));
   }
 
   async page() {
@@ -77,8 +86,8 @@ export class Visitor {
   }
 
   /** Nobody else was asked for anything, and nothing was complained of. */
-  fine({ also = [], complaints = null } = {}) {
-    const own = [this.house.origin, this.house.address, ...also];
+  fine({ complaints = null } = {}) {
+    const own = [this.house.origin, this.house.address, ...this.known];
     const elsewhere = this.requests.filter(url => !own.includes(new URL(url).origin) && !/^(data|about|blob):/.test(url));
     assert.deepEqual(elsewhere, [], 'another host was asked');
     const unexpected = complaints ? this.complaints.filter(each => !complaints.test(each)) : this.complaints;
@@ -91,8 +100,8 @@ export class Visitor {
   }
 }
 
-/** A new profile; `theme` is `light` or `dark`. */
-export async function visitor(browser, house, { theme = 'light', width = 1200, height = 800, ...more } = {}) {
+/** A new profile; `theme` is `light` or `dark`, `known` has the origins of others that the console leads to. */
+export async function visitor(browser, house, { theme = 'light', width = 1200, height = 800, known = [], ...more } = {}) {
   const context = await browser.newContext({
     colorScheme: theme,
     viewport: { width, height },
@@ -101,7 +110,7 @@ export async function visitor(browser, house, { theme = 'light', width = 1200, h
     timezoneId: 'UTC',
     ...more,
   });
-  return new Visitor(context, house);
+  return new Visitor(context, house, known);
 }
 
 /** A passkey device for a page, as Chromium's tools have it; it outlives navigation. */
@@ -165,10 +174,10 @@ function small(png, colours = 64) {
 }
 
 /** Takes a picture of a page for `docs/images`; only where asked for, since each run looks a little different. */
-export async function picture(page, name, more = {}) {
+export async function picture(page, name, { kept = true, ...more } = {}) {
   const png = small(await page.screenshot({ animations: 'disabled', caret: 'hide', ...more }));
   assert.ok(png.length < 120_000, `the picture ${name} has ${png.length} bytes`);
-  if (process.env.PICTURES) {
+  if (process.env.PICTURES && kept) {
     mkdirSync(join(root, 'docs', 'images'), { recursive: true });
     writeFileSync(join(root, 'docs', 'images', `${name}.png`), png);
   }
