@@ -50,6 +50,7 @@ export default async function looks(rows, browser) {
       ledger: '/ledger',
       entry: '/ledger/1',
       health: '/health',
+      keys: '/keys',
     };
     const signed_out = new Set(['sign-in', 'enrol']);
     // pages that differ little from others have no picture of their own in the documents
