@@ -99,6 +99,12 @@ pub mod passkey;
 // A call and its first stages; who calls, and why a call is refused.
 pub mod call;
 
+// Tokens that others signed, and their keys.
+pub mod jws;
+
+// Text that others carry for us and cannot read.
+pub mod seal;
+
 // Files that only we may read: keys.
 pub mod secret_file;
 
@@ -140,6 +146,9 @@ pub mod config;
 
 // Where connections come in: who may connect, and TLS.
 pub mod listen;
+
+// Identity providers: found, believed, signed in with.
+pub mod oidc;
 
 // The agents' door: MCP over HTTP and stdio.
 pub mod mcp;

@@ -127,6 +127,8 @@ clients() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/r
 
 holds() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/holds.mjs; }
 
+single_sign_on() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/sso.mjs; }
+
 approvers_api() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" tests/.peers/py-api/bin/python tests/clients/api.py; }
 
 conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/run.mjs; }
@@ -165,6 +167,7 @@ if wants clients; then
   step "real clients" clients
   step "real clients, meeting holds" holds
   step "approvers' API, by its description" approvers_api
+  step "single sign-on, with a real provider" single_sign_on
 fi
 
 if wants conformance; then

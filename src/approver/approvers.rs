@@ -11,7 +11,7 @@ use super::{
 use crate::{
     call::Fault,
     clock::{Clock, Timestamp},
-    hold::{Credential, HoldId, Means, Phase, Proof, Rejected},
+    hold::{Credential, Evidence, HoldId, Means, Phase, Proof, Rejected, SignIn},
     json::Digest,
     ledger::{Ledger, NotChanged},
     passkey::Flaw,
@@ -241,6 +241,41 @@ impl Approvers {
     pub async fn log_in(&self, approver: &str, passphrase: &Passphrase) -> Result<(Token, Session), NotDone> {
         let unlocked = self.unlock(approver, passphrase, Way::Door).await?;
         Ok(self.sessions.begin(unlocked.name(), Means::Key(unlocked.public_key()), self.clock.now())?)
+    }
+
+    /// Begins a session of somebody whom an identity provider let in just now.
+    ///
+    /// # Errors
+    /// [`NotDone::Rejected`], [`NotDone::Fault`]
+    pub async fn let_in(&self, who: SignIn) -> Result<(Token, Session), NotDone> {
+        let (name, means) = (who.name.clone(), Means::signed_in(&who.issuer, &who.subject));
+        self.ledger.sign_in_approver(who).await?;
+        Ok(self.sessions.begin(&name, means, self.clock.now())?)
+    }
+
+    /// Countersigns a hold by the word of the identity provider that let the approver in, which it gave just now and for
+    /// this hold. Gives where the hold stands then.
+    ///
+    /// # Errors
+    /// [`NotDone::Rejected`], [`NotDone::Fault`]
+    pub async fn countersign_vouched(
+        &self,
+        hold: &HoldId,
+        digest: &Digest,
+        who: SignIn,
+        evidence: Evidence,
+    ) -> Result<Phase, NotDone> {
+        let proof = Proof::Vouched {
+            issuer: who.issuer.clone(),
+            subject: who.subject.clone(),
+            token: evidence.digest(),
+            key: evidence.key.thumbprint(),
+            evidence: Some(evidence),
+        };
+        let name = who.name.clone();
+        // the roles are those that the provider says now
+        self.ledger.sign_in_approver(who).await?;
+        Ok(self.ledger.countersign(hold, digest, &name, self.clock.now(), &proof).await?)
     }
 
     /// Countersigns a hold: the passphrase unlocks the approver's key for this one act, and what is signed is the hold

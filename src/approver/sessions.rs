@@ -93,6 +93,18 @@ impl fmt::Debug for FormToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId(pub(super) u64);
 
+impl SessionId {
+    /// The number, for something that comes back to the session.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The session of that number.
+    pub fn read(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// A living session, as of the moment it was asked for.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -251,6 +263,13 @@ impl Sessions {
             entry.last = now;
         }
         Some(entry.session())
+    }
+
+    /// The living session of that name, for what was begun in it and comes back by another way; to ask does not keep it.
+    pub fn of(&self, id: SessionId, now: Timestamp) -> Option<Session> {
+        let mut inner = self.inner();
+        let now = inner.now(now);
+        inner.by_token.values().find(|entry| entry.id == id && entry.lives(now)).map(Entry::session)
     }
 
     /// Whether the session is still there; to ask does not keep it.

@@ -6,10 +6,12 @@
 pub mod edit;
 pub mod import;
 mod network;
+mod provider;
 mod read;
 pub(crate) mod units;
 
 pub use network::Network;
+pub use provider::ProviderConfig;
 pub(crate) use read::parse_address;
 pub use read::{Environment, load, parse};
 
@@ -116,6 +118,8 @@ pub struct Console {
     pub behind_proxy: bool,
     /// `trusted_proxies`: who alone may connect; empty for anybody.
     pub trusted_proxies: Vec<Network>,
+    /// `[console.providers.NAME]`
+    pub providers: BTreeMap<String, ProviderConfig>,
 }
 
 impl Console {

@@ -1,5 +1,7 @@
 //! Reading `countersign.toml`: every error at once, each with its place and what to do.
 
+mod provider;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -150,6 +152,7 @@ impl<'a> Reader<'a> {
             allowed_hosts: section.strings("allowed_hosts").unwrap_or_default(),
             behind_proxy: section.boolean("behind_proxy", false),
             trusted_proxies: section.networks("trusted_proxies"),
+            providers: section.providers(),
         };
         let console = Console { url: section.console_url("url", console.secure()), ..console };
         section.check_door(console.listen, console.tls.is_some(), console.behind_proxy);
@@ -835,6 +838,21 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_has_its_defaults_and_no_secret_in_its_debug_form() {
+        let config = read(
+            "[console.providers.corp]\nissuer = \"https://login.example.com\"\nclient_id = \"c\"\n\
+             client_secret = \"${SECRET}\"\nroles = { approvers = \"finance\" }\n",
+        );
+        let console = config.unwrap().console;
+        let corp = &console.providers["corp"];
+        assert_eq!((corp.name_claim.as_str(), corp.roles_claim.as_str()), ("email", "groups"));
+        assert_eq!(corp.scopes, ["openid", "profile", "email"]);
+        assert_eq!((corp.max_age, corp.roles["approvers"].as_str()), (Duration::ZERO, "finance"));
+        assert_eq!(corp.client_secret.as_deref(), Some("hunter2"));
+        assert!(!format!("{console:?}").contains("hunter2"), "{console:?}");
+    }
+
+    #[test]
     fn webhooks_have_a_name_and_no_secret_in_their_debug_form() {
         let config = read(
             "[notify]\ncommand = [\"notify-send\"]\nwebhook = [{ url = \"https://x.example/T0/hunter2\", format = \"slack\" }]",
@@ -888,6 +906,77 @@ mod tests {
             ("[console]\nbehind_proxy = true\nurl = \"http://c.example\"", 3, 1, "reached by TLS", "https"),
             ("[console]\nbehind_proxy = true\nurl = \"https://c.example/x\"", 3, 1, "is no origin", "whole"),
             ("[console]\nbehind_proxy = true\nurl = \"https://u@c.example/\"", 3, 1, "is no origin", "whole"),
+            ("[console.providers.Corp]\n", 1, 20, "no name for a provider", "lower-case"),
+            (
+                "[console]\nproviders = { a = 1 }",
+                2,
+                15,
+                "`console.providers.a` is not a table",
+                "[console.providers.a]",
+            ),
+            (
+                "[console.providers.a]\nclient_id = \"c\"\nroles = { a = \"b\" }",
+                1,
+                20,
+                "issuer` is missing",
+                "registered",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"https://x/\"\nclient_id = \"c\"",
+                1,
+                20,
+                "roles` is missing",
+                "roles_claim",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"http://x/\"\nclient_id = \"c\"\nroles = { a = \"b\" }",
+                2,
+                1,
+                "is not https",
+                "this machine",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"http://[::1]:1\"\nclient_id = \"c\"\nroles = { a = \"b\" }",
+                2,
+                1,
+                "is on this machine",
+                "allow_private",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"https://x/?q\"\nclient_id = \"c\"\nroles = { a = \"b\" }",
+                2,
+                1,
+                "is no issuer's URL",
+                "https://",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"https://x\"\nclient_id = \"c\"\nroles = { a = \"b c\" }",
+                4,
+                1,
+                "what is no role",
+                "letters",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"https://x\"\nclient_id = \"c\"\nroles = { a = \"b\" }\nscopes = []",
+                5,
+                1,
+                "lacks `openid`",
+                "nothing",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"https://x\"\nclient_id = \"c\"\nroles = { a = \"b\" }\nmax_age = \"1\"",
+                5,
+                1,
+                "is no length of time",
+                "0s",
+            ),
+            (
+                "[console.providers.a]\nissuer = \"https://x\"\nclient_id = \"c\"\nroles = { a = \"b\" }\nisuer = 1",
+                5,
+                1,
+                "unknown key `console.providers.a.isuer`",
+                "`issuer`",
+            ),
             ("[server]\nmax_body = \"4MB\"", 2, 1, "is no size", "4MiB"),
             ("[server]\nmax_body = \"1GiB\"", 2, 1, "is not between", "4MiB"),
             ("[server]\nmax_connections = 0", 2, 1, "is no whole number from 1", "without quotes"),

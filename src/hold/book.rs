@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Approver, Assurance, Binding, COLLECTED, Credential, Demand, Hold, HoldId, Means, OPEN, OPEN_EACH, Roster,
-    roster::PASSKEYS_EACH,
+    Approver, Assurance, Binding, COLLECTED, Credential, Demand, Hold, HoldId, Means, OPEN, OPEN_EACH, Roster, SignIn,
+    SignedIn, roster::PASSKEYS_EACH,
 };
 use crate::{clock::Timestamp, json::Digest};
 
@@ -15,6 +15,8 @@ use crate::{clock::Timestamp, json::Digest};
 const REMEMBERED: usize = 1_000;
 /// What one person may countersign in an hour.
 const VOTES: usize = 120;
+/// People whom identity providers let in, at once.
+const GUESTS: usize = 4_096;
 /// The outcome of a run of which nobody knows what it did.
 const UNKNOWN: &str = "unknown";
 /// The outcome of a run that never left.
@@ -269,6 +271,13 @@ pub enum Change {
         credential: Credential,
         /// What it signed with that it wants this: nothing when it is the first, which takes the one-time code.
         by: Option<Means>,
+        /// When.
+        at: Timestamp,
+    },
+    /// `approver.signed_in`: an identity provider let somebody in, or lets them in anew.
+    ApproverSignedIn {
+        /// Whom, and until when.
+        who: SignIn,
         /// When.
         at: Timestamp,
     },
@@ -557,7 +566,8 @@ impl Book {
                     known.map(|known| (known.key, known.passkeys, known.voted)).unwrap_or_default();
                 let (roles, also) = (roles.clone(), also.clone());
                 let by = by.clone();
-                let approver = Approver { name: name.clone(), roles, also, key, passkeys, by, since, voted };
+                let approver =
+                    Approver { name: name.clone(), roles, also, key, passkeys, signed_in: None, by, since, voted };
                 self.roster.approvers.insert(name.clone(), approver);
                 self.roster_entries.push(seq);
                 Ok(())
@@ -573,6 +583,28 @@ impl Book {
                 self.roster.begin(name, credential.means(), seq);
                 self.latest = now;
                 self.roster_entries.push(seq);
+                Ok(())
+            }
+            Change::ApproverSignedIn { who, at } => {
+                let now = self.now(*at);
+                self.may_sign_in(who, now)?;
+                let known = self.roster.approvers.remove(&who.name);
+                let SignIn { name, provider, issuer, subject, roles, also, until } = who.clone();
+                let approver = Approver {
+                    name: name.clone(),
+                    roles,
+                    also,
+                    key: None,
+                    passkeys: Vec::new(),
+                    signed_in: Some(SignedIn { provider, issuer, subject, until }),
+                    by: None,
+                    since: known.as_ref().map_or(now, |known| known.since),
+                    voted: known.map(|known| known.voted).unwrap_or_default(),
+                };
+                self.roster.approvers.insert(name, approver);
+                self.latest = now;
+                self.roster_entries.push(seq);
+                self.forget_guests();
                 Ok(())
             }
             Change::ApproverRemoved { name, by, at } => {
@@ -604,6 +636,10 @@ impl Book {
         by: Option<&str>,
     ) -> Result<(), Rejected> {
         let old = self.roster.get(name);
+        // whom a provider lets in, nobody else appoints
+        if old.is_some_and(|old| old.signed_in.is_some()) {
+            return Err(Rejected::NameTaken);
+        }
         // nobody sheds another name of their own by themselves: it is what keeps them from their own requests
         let sheds = old.is_some_and(|old| old.is_enrolled() && !old.also.is_subset(also));
         if sheds && by == Some(name) && self.roster.enrolled().count() > 1 {
@@ -624,6 +660,10 @@ impl Book {
     /// [`Rejected`]
     pub fn may_enrol(&self, name: &str, credential: &Credential, by: Option<&Means>) -> Result<(), Rejected> {
         let approver = self.roster.get(name).ok_or(Rejected::UnknownApprover)?;
+        // whom a provider lets in, is known by its word alone
+        if approver.signed_in.is_some() {
+            return Err(Rejected::NotAppointed);
+        }
         match by {
             // a one-time code lets in whom nothing is known of, and nobody else
             None if approver.is_enrolled() => return Err(Rejected::NameTaken),
@@ -641,6 +681,37 @@ impl Book {
             Credential::Passkey(passkey) if self.roster.knows(passkey) => Err(Rejected::PasskeyKnown),
             Credential::Passkey(_) if approver.passkeys.len() >= PASSKEYS_EACH => Err(Rejected::TooManyPasskeys),
             Credential::Passkey(_) => Ok(()),
+        }
+    }
+
+    /// Whether a provider could let somebody in so: under a name of its own, that is nobody else's at `now`.
+    ///
+    /// # Errors
+    /// [`Rejected::NameTaken`]
+    pub fn may_sign_in(&self, who: &SignIn, now: Timestamp) -> Result<(), Rejected> {
+        let own = who.name.strip_prefix(&who.provider).is_some_and(|rest| rest.starts_with(':') && rest.len() > 1);
+        let mut alike = self.roster.iter().filter(|other| other.name.to_lowercase() == who.name.to_lowercase());
+        let theirs = alike.all(|other| {
+            // a name that the provider gave to somebody else since is free once who had it is not signed in
+            let same = other.name == who.name;
+            same && other.signed_in.as_ref().is_some_and(|signed_in| {
+                (signed_in.issuer == who.issuer && signed_in.subject == who.subject) || now >= signed_in.until
+            })
+        });
+        if own && theirs && !who.roles.is_empty() { Ok(()) } else { Err(Rejected::NameTaken) }
+    }
+
+    /// Forgets those whom a provider let in the longest ago, once there are too many.
+    fn forget_guests(&mut self) {
+        let guests =
+            self.roster.iter().filter_map(|approver| Some((approver.signed_in.as_ref()?.until, &approver.name)));
+        let guests: Vec<_> = guests.collect();
+        if guests.len() <= GUESTS {
+            return;
+        }
+        let first = guests.iter().min().map(|(_, name)| (*name).clone());
+        if let Some(first) = first {
+            self.roster.approvers.remove(&first);
         }
     }
 
@@ -821,7 +892,7 @@ impl Book {
     /// [`Rejected`]
     pub fn may_deny(&self, id: &HoldId, digest: &Digest, approver: &str, now: Timestamp) -> Result<(), Rejected> {
         let record = self.open_record(id)?;
-        let person = self.roster.get(approver).filter(|approver| approver.is_enrolled());
+        let person = self.roster.get(approver).filter(|approver| approver.stands(self.now(now)));
         let person = person.ok_or(Rejected::UnknownApprover)?;
         let hold = &record.hold;
         if hold.digest != *digest {

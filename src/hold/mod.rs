@@ -6,6 +6,7 @@
 
 mod book;
 mod roster;
+mod signed_in;
 pub mod statement;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod tests;
 pub(crate) use book::NOT_SENT;
 pub use book::{Book, Change, Counts, Drift, Phase, Record, Rejected, Spend, Vote, Warrant};
 pub use roster::{Approver, Assurance, Credential, Means, Roster};
+pub use signed_in::{Evidence, SignIn, SignedIn};
 pub use statement::{Proof, Statement};
 
 use std::{fmt, sync::Arc};

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use super::signed_in::{SignedIn, identity};
 use crate::{clock::Timestamp, json::Digest, passkey::Passkey};
 
 /// Passkeys that one approver may have.
@@ -42,21 +43,29 @@ pub enum Means {
     Key([u8; 32]),
     /// The passkey of that digest.
     Passkey(Digest),
+    /// An identity provider's word: names the person of the issuer.
+    SignedIn(Digest),
 }
 
 impl Means {
+    /// That the issuer vouches for its subject.
+    pub fn signed_in(issuer: &str, subject: &str) -> Self {
+        Self::SignedIn(identity(issuer, subject))
+    }
+
     /// The word for its kind.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Key(_) => "passphrase",
             Self::Passkey(_) => "passkey",
+            Self::SignedIn(_) => "signed_in",
         }
     }
 
     /// How sure it makes.
     pub fn assurance(&self) -> Assurance {
         match self {
-            Self::Key(_) => Assurance::Any,
+            Self::Key(_) | Self::SignedIn(_) => Assurance::Any,
             Self::Passkey(_) => Assurance::Passkey,
         }
     }
@@ -94,6 +103,8 @@ pub struct Approver {
     pub key: Option<[u8; 32]>,
     /// The passkeys it has, the oldest first.
     pub passkeys: Vec<Arc<Passkey>>,
+    /// Who let it in, where that is an identity provider; it has no key and no passkey then.
+    pub signed_in: Option<SignedIn>,
     /// Who vouched for it; nobody for those who were added before anybody was enrolled.
     pub by: Option<String>,
     /// Since when it is known.
@@ -119,11 +130,17 @@ impl Approver {
         self.key.is_some() || !self.passkeys.is_empty()
     }
 
+    /// Whether it can decide at `now`: it is enrolled, or signed in still.
+    pub fn stands(&self, now: Timestamp) -> bool {
+        self.is_enrolled() || self.signed_in.as_ref().is_some_and(|signed_in| now < signed_in.until)
+    }
+
     /// Whether it has that to sign with, now.
     pub fn has(&self, means: &Means) -> bool {
         match means {
             Means::Key(key) => self.key == Some(*key),
             Means::Passkey(digest) => self.passkey(digest).is_some(),
+            Means::SignedIn(_) => self.signed_in.as_ref().is_some_and(|signed_in| signed_in.means() == *means),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 
-use super::{Approver, HoldId, Means};
+use super::{Approver, Evidence, HoldId, Means};
 use crate::{
     clock::Timestamp,
     json::{Digest, Object, Value},
@@ -69,6 +69,19 @@ pub enum Proof {
         /// What it signed.
         assertion: Assertion,
     },
+    /// The word of the identity provider that let them in.
+    Vouched {
+        /// The issuer.
+        issuer: String,
+        /// Who they are for it.
+        subject: String,
+        /// SHA-256 of its token.
+        token: Digest,
+        /// SHA-256 of the key that the token is signed by (RFC 7638).
+        key: Digest,
+        /// The token and the key, where they are at hand.
+        evidence: Option<Evidence>,
+    },
 }
 
 impl Proof {
@@ -77,6 +90,7 @@ impl Proof {
         match self {
             Self::Signature { key, .. } => Means::Key(*key),
             Self::Assertion { passkey, .. } => Means::Passkey(*passkey),
+            Self::Vouched { issuer, subject, .. } => Means::signed_in(issuer, subject),
         }
     }
 
@@ -85,6 +99,7 @@ impl Proof {
         match self {
             Self::Signature { .. } => None,
             Self::Assertion { assertion, .. } => Some(assertion.mark()),
+            Self::Vouched { token, .. } => Some(*token),
         }
     }
 
@@ -99,6 +114,14 @@ impl Proof {
                 let passkey = approver.passkey(passkey);
                 passkey.is_some_and(|passkey| assertion.check(passkey, &said.challenge()).is_ok())
             }
+            // without the token, as where only the log is, nothing contradicts it
+            Self::Vouched { issuer, subject, token, key, evidence } => match said {
+                Statement::Approval { digest, at, .. } => evidence.as_ref().is_none_or(|evidence| {
+                    let same = evidence.digest() == *token && evidence.key.thumbprint() == *key;
+                    same && evidence.vouches(issuer, subject, digest, *at)
+                }),
+                Statement::Enrolment { .. } => false,
+            },
         }
     }
 }
@@ -125,6 +148,7 @@ fn enrolment(approver: &str, means: &Means) -> Vec<u8> {
     let (kind, digest) = match means {
         Means::Key(key) => ("key", Digest::of(key)),
         Means::Passkey(digest) => ("passkey", *digest),
+        Means::SignedIn(digest) => ("signed_in", *digest),
     };
     let whole = Object::new()
         .with("approver", approver)

@@ -13,7 +13,7 @@ pub(crate) mod view;
 
 pub(crate) use connections::serve_connections;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -32,10 +32,12 @@ use problem::Problem;
 
 use crate::{
     call::Fault,
-    config::Console,
+    config::{Console, ProviderConfig},
     listen::Listener,
     observe::{ReceiverState, Snapshot, UpstreamState},
+    oidc::{Attempts, Provider},
     pipeline::Pipeline,
+    reach,
 };
 
 /// Connections at once; the console is for a few people and a scraper.
@@ -47,6 +49,9 @@ struct Doors {
     place: Place,
     /// Browsers come by TLS, though something in front may end it.
     secure: bool,
+    /// Identity providers, by name, and sign-ins with them that were begun.
+    providers: BTreeMap<String, Arc<Provider>>,
+    attempts: Attempts,
     api: api::Desk,
     desk: console::Desk,
     stop: watch::Receiver<bool>,
@@ -71,8 +76,15 @@ pub async fn serve(
     if let (None, Err(error)) = (place.rp(), taken) {
         tracing::warn!(%error, "`localhost` may be another program at the console's port: passkeys are refused; set `console.url`");
     }
+    let (clock, origin) = (&pipeline.clock, place.origin());
+    let provider = |(name, config): (String, ProviderConfig)| {
+        let provider = Provider::new(&name, config, origin, Arc::new(reach::System), clock.clone())?;
+        Ok((name, Arc::new(provider)))
+    };
+    let providers: Result<BTreeMap<_, _>, Fault> = console.providers.into_iter().map(provider).collect();
+    let (providers, attempts) = (providers?, Attempts::new()?);
     let (api, desk, stop) = (api::Desk::default(), console::Desk::default(), shutdown.clone());
-    let doors = Arc::new(Doors { pipeline, data, place, secure, api, desk, stop });
+    let doors = Arc::new(Doors { pipeline, data, place, secure, providers, attempts, api, desk, stop });
     serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;
     Ok(())
 }

@@ -42,6 +42,11 @@ impl Place {
         Self { hosts, origin, scheme, has_localhost }
     }
 
+    /// The origin that people reach the console by.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// Whether browsers may remember that its host is never to be asked without TLS. They remember it for every port, so
     /// that it is said only where the console has the host to itself.
     pub(super) fn only_tls(&self) -> bool {
@@ -106,6 +111,7 @@ mod tests {
             allowed_hosts: vec!["Console.Example".to_owned()],
             behind_proxy: false,
             trusted_proxies: Vec::new(),
+            providers: std::collections::BTreeMap::new(),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     hold::{Phase, Rejected},
     json::ParseErrorKind,
     ledger::NotChanged,
+    oidc::SignInRefused,
     passkey::Flaw,
 };
 
@@ -72,6 +73,8 @@ pub(super) enum Problem {
     ToolUndecided(String),
     /// What the ledger does not let this approver do.
     Act(Rejected),
+    /// An identity provider let nobody in, or vouched for nobody.
+    SignIn(SignInRefused),
     /// Ours: the log says the rest.
     Unavailable,
 }
@@ -107,6 +110,7 @@ impl Problem {
             Self::EntryUnknown => "entry_unknown",
             Self::ToolUndecided(_) => "tool_undecided",
             Self::Act(rejected) => rejected.code(),
+            Self::SignIn(why) => why.code(),
             Self::Unavailable => "unavailable",
         }
     }
@@ -132,7 +136,10 @@ impl Problem {
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::PassphraseUnfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooManyAttempts(_) | Self::TooManyStreams | Self::TooManyExports => StatusCode::TOO_MANY_REQUESTS,
-            Self::PasskeysUnavailable | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PasskeysUnavailable
+            | Self::Unavailable
+            | Self::SignIn(SignInRefused::Unreachable(_) | SignInRefused::Fault(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::SignIn(_) => StatusCode::FORBIDDEN,
             Self::Act(rejected) => match rejected {
                 Rejected::UnknownHold => StatusCode::NOT_FOUND,
                 Rejected::Ended(_) | Rejected::TooLate => StatusCode::GONE,
@@ -187,6 +194,7 @@ impl Problem {
             Self::EntryUnknown => "the ledger has no such entry",
             Self::ToolUndecided(why) => return why.clone(),
             Self::Act(rejected) => return rejected.to_string(),
+            Self::SignIn(why) => return why.to_string(),
             Self::Unavailable => "this does not work just now; the server's log says why",
         };
         text.to_owned()

@@ -608,6 +608,9 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
             "upstream",
         ],
         "hold.approved" if tree.get("assertion").is_some() => &["approver", "digest", "hold", "passkey"],
+        "hold.approved" if tree.get("token").is_some() => {
+            &["approver", "digest", "hold", "issuer", "jwk", "subject", "token"]
+        }
         "hold.approved" => &["approver", "digest", "hold", "key", "signature"],
         "hold.denied" => &["approver", "digest", "hold", "reason"],
         "hold.expired" => &["hold"],
@@ -617,6 +620,7 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
         "approver.added" | "approver.removed" => &["approver"],
         "approver.enrolled" if tree.get("passkey").is_some() => &["approver"],
         "approver.enrolled" => &["approver", "key"],
+        "approver.signed_in" => &["approver", "issuer", "provider", "subject", "until"],
         "payload.redacted" | "freeze.set" | "freeze.lifted" => &[],
         other => return Some(format!("its kind `{}` is unknown", cut(other, 64).escape_debug())),
     };

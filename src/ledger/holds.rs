@@ -25,7 +25,7 @@ use crate::{
     grant::{Basis, Held},
     hold::{
         Assurance, Book, Bound, Change, Credential, Demand, Drift, Hold, HoldId, NOT_SENT, Phase, Proof, Record,
-        Rejected, Roster, Statement, Warrant, statement,
+        Rejected, Roster, SignIn, Statement, Warrant, statement,
     },
     json::{self, Digest, Limits, Number, Object, Value},
     passkey::{Assertion, Passkey},
@@ -184,6 +184,7 @@ fn id_of(change: &Change) -> Option<&HoldId> {
         Change::Settled { .. }
         | Change::ApproverAdded { .. }
         | Change::ApproverEnrolled { .. }
+        | Change::ApproverSignedIn { .. }
         | Change::ApproverRemoved { .. } => None,
     }
 }
@@ -200,12 +201,13 @@ fn kind_of(change: &Change) -> &'static str {
         Change::Settled { .. } => "call.settled",
         Change::ApproverAdded { .. } => "approver.added",
         Change::ApproverEnrolled { .. } => "approver.enrolled",
+        Change::ApproverSignedIn { .. } => "approver.signed_in",
         Change::ApproverRemoved { .. } => "approver.removed",
     }
 }
 
 /// Kinds of entries that change the book by themselves; `call.settled` does only when its intent was a hold's.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "call.held",
     "hold.approved",
     "hold.denied",
@@ -215,6 +217,7 @@ const KINDS: [&str; 10] = [
     "hold.spent",
     "approver.added",
     "approver.enrolled",
+    "approver.signed_in",
     "approver.removed",
 ];
 
@@ -354,6 +357,18 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Dig
             };
             Change::ApproverEnrolled { name: wanted("approver")?, credential, by, at }
         }
+        "approver.signed_in" => Change::ApproverSignedIn {
+            who: SignIn {
+                name: wanted("approver")?,
+                provider: wanted("provider")?,
+                issuer: wanted("issuer")?,
+                subject: wanted("subject")?,
+                roles: names("roles"),
+                also: names("also"),
+                until: time("until")?,
+            },
+            at,
+        },
         "approver.removed" => Change::ApproverRemoved { name: wanted("approver")?, by: optional("by"), at },
         other => return Err(format!("its kind `{}` says nothing of holds", other.escape_debug())),
     })
@@ -368,6 +383,16 @@ fn key(text: &str) -> Result<[u8; 32], String> {
 /// `approver.enrolled` one. A key and its signature, or a passkey's digest and the assertion, and not both.
 fn proof(members: &Value) -> Option<Proof> {
     let text = |name: &str| members.get(name).and_then(Value::as_str);
+    if let Some(token) = text("token") {
+        let others = ["key", "signature", "passkey", "assertion"];
+        return others.iter().all(|name| members.get(name).is_none()).then_some(Proof::Vouched {
+            issuer: text("issuer")?.to_owned(),
+            subject: text("subject")?.to_owned(),
+            token: token.parse().ok()?,
+            key: text("jwk")?.parse().ok()?,
+            evidence: None,
+        });
+    }
     match (text("key"), text("signature"), text("passkey"), members.get("assertion")) {
         (Some(named), Some(signature), None, None) => {
             Some(Proof::Signature { key: key(named).ok()?, signature: BASE64.decode(signature).ok()? })
@@ -525,6 +550,17 @@ fn plain(change: &Change) -> Result<Vec<u8>, Fault> {
             line.text("kind", kind);
             line.texts("roles", roles.iter().map(String::as_str));
         }
+        Change::ApproverSignedIn { who, at } => {
+            line.texts("also", who.also.iter().map(String::as_str));
+            line.text("approver", &who.name);
+            line.time("at", *at);
+            line.text("issuer", &who.issuer);
+            line.text("kind", kind);
+            line.text("provider", &who.provider);
+            line.texts("roles", who.roles.iter().map(String::as_str));
+            line.text("subject", &who.subject);
+            line.time("until", who.until);
+        }
         Change::ApproverRemoved { name, by, at } => {
             line.text("approver", name);
             line.time("at", *at);
@@ -539,7 +575,14 @@ fn plain(change: &Change) -> Result<Vec<u8>, Fault> {
 }
 
 /// The text of a `hold.approved` entry.
-fn approved(hold: &HoldId, digest: &Digest, approver: &str, at: Timestamp, proof: &Proof) -> Result<Vec<u8>, Fault> {
+fn approved(
+    hold: &HoldId,
+    digest: &Digest,
+    approver: &str,
+    at: Timestamp,
+    proof: &Proof,
+    evidence: Option<&Commitment>,
+) -> Result<Vec<u8>, Fault> {
     let mut line = Line::new();
     line.text("approver", approver);
     if let Proof::Assertion { assertion, .. } = proof {
@@ -547,12 +590,24 @@ fn approved(hold: &HoldId, digest: &Digest, approver: &str, at: Timestamp, proof
     }
     line.time("at", at);
     line.digest("digest", digest);
+    if let Some(evidence) = evidence {
+        line.commitment("evidence", evidence);
+    }
     line.text("hold", hold.as_str());
-    if let Proof::Signature { key, .. } = proof {
-        line.text("key", &BASE64.encode(key));
+    match proof {
+        Proof::Signature { key, .. } => line.text("key", &BASE64.encode(key)),
+        Proof::Assertion { .. } => {}
+        Proof::Vouched { issuer, key, .. } => {
+            line.text("issuer", issuer);
+            line.digest("jwk", key);
+        }
     }
     line.text("kind", "hold.approved");
     match proof {
+        Proof::Vouched { subject, token, .. } => {
+            line.text("subject", subject);
+            line.digest("token", token);
+        }
         Proof::Assertion { passkey, .. } => line.digest("passkey", passkey),
         Proof::Signature { signature, .. } => line.text("signature", &BASE64.encode(signature)),
     }
@@ -571,13 +626,15 @@ fn enrolled(name: &str, credential: &Credential, at: Timestamp, proof: Option<&P
     if let Credential::Passkey(passkey) = credential {
         line.raw("passkey", &passkey.entry().to_bytes());
     }
-    let proof = proof.map(|proof| match proof {
+    let proof = proof.and_then(|proof| match proof {
         Proof::Signature { key, signature } => {
-            Object::new().with("key", BASE64.encode(key)).with("signature", BASE64.encode(signature))
+            Some(Object::new().with("key", BASE64.encode(key)).with("signature", BASE64.encode(signature)))
         }
         Proof::Assertion { passkey, assertion } => {
-            Object::new().with("assertion", assertion.entry()).with("passkey", passkey.to_string())
+            Some(Object::new().with("assertion", assertion.entry()).with("passkey", passkey.to_string()))
         }
+        // a provider's word is for one hold, and enrols nobody
+        Proof::Vouched { .. } => None,
     });
     if let Some(proof) = proof {
         line.raw("proof", &Value::Object(proof).to_bytes());
@@ -836,24 +893,51 @@ impl Ledger {
         at: Timestamp,
         proof: &Proof,
     ) -> Result<Phase, NotChanged> {
-        let text = approved(hold, digest, approver, at, proof)?;
+        let evidence = match proof {
+            Proof::Vouched { evidence: Some(evidence), .. } => Some(Bytes::from(evidence.kept())),
+            // what can be shown is shown before it is written
+            Proof::Vouched { evidence: None, .. } => return Err(NotChanged::Rejected(Rejected::OtherKey)),
+            Proof::Signature { .. } | Proof::Assertion { .. } => None,
+        };
+        let (commitment, kept) = match &evidence {
+            Some(evidence) => {
+                let (commitment, kept) = self.keep_always(evidence).await?;
+                (Some(commitment), Some(kept))
+            }
+            None => (None, None),
+        };
+        let text = approved(hold, digest, approver, at, proof, commitment.as_ref())?;
         let (digest, approver, means, mark) = (*digest, approver.to_owned(), proof.means(), proof.mark());
         let change = Change::Approved { hold: hold.clone(), digest, approver, means, mark, at };
-        self.make_shown(change, text, Some(proof)).await?;
+        self.make_shown(change, text, Some(proof), kept).await?;
         self.phase(hold)
     }
 
     /// Makes a change that an approver has signed.
-    async fn make_shown(&self, change: Change, text: Vec<u8>, proof: Option<&Proof>) -> Result<u64, NotChanged> {
+    async fn make_shown(
+        &self,
+        change: Change,
+        text: Vec<u8>,
+        proof: Option<&Proof>,
+        kept: Option<Kept>,
+    ) -> Result<u64, NotChanged> {
         let origin = &self.inner.options.origin;
         // whose key or passkey it is may change until it is written: the book asks again, and knows a passkey by the digest
         // of all that it is
-        if !self.holds(|book| is_shown(&change, proof, origin, book.roster())) {
-            return Err(NotChanged::Rejected(Rejected::OtherKey));
-        }
+        let shown = self.holds(|book| is_shown(&change, proof, origin, book.roster()));
         let mut item = Item::new(text, Effect::None);
         item.change = Some(change);
-        self.inner.committer.change(item).await
+        item.kept = kept;
+        let file = item.file();
+        if !shown {
+            self.drop_file(file);
+            return Err(NotChanged::Rejected(Rejected::OtherKey));
+        }
+        let made = self.inner.committer.change(item).await;
+        if let Err(NotChanged::Rejected(_)) = made {
+            self.drop_file(file);
+        }
+        made
     }
 
     /// The name of this log, which statements are bound to.
@@ -939,7 +1023,16 @@ impl Ledger {
         let at = self.inner.clock.now();
         let text = enrolled(name, &credential, at, proof)?;
         let by = proof.map(Proof::means);
-        self.make_shown(Change::ApproverEnrolled { name: name.to_owned(), credential, by, at }, text, proof).await
+        self.make_shown(Change::ApproverEnrolled { name: name.to_owned(), credential, by, at }, text, proof, None).await
+    }
+
+    /// Records that an identity provider let somebody in.
+    ///
+    /// # Errors
+    /// [`NotChanged`]
+    pub async fn sign_in_approver(&self, who: SignIn) -> Result<u64, NotChanged> {
+        let at = self.inner.clock.now();
+        self.make(Change::ApproverSignedIn { who, at }).await
     }
 
     /// Removes an approver; what it countersigned counts no more.

@@ -5,6 +5,7 @@ mod meaning;
 mod notes;
 mod passkeys;
 mod road;
+mod signed_in;
 mod stores;
 mod tampering;
 mod trees;

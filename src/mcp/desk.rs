@@ -19,7 +19,6 @@ use super::{
     render,
     road::{Following, Going, Road},
     route,
-    seal::{Purpose, Seal},
     session::{Bounded, Session},
     task::{Kept, Reader},
     tasks::Await,
@@ -33,6 +32,7 @@ use crate::{
     hold::HoldId,
     json::{self, Canonical, Digest, Limits, Object, Value},
     ledger::{Body, Reply},
+    seal::{Purpose, Seal},
     upstream::Listing,
 };
 

@@ -27,7 +27,6 @@ pub mod problem;
 mod render;
 mod road;
 mod route;
-mod seal;
 mod session;
 pub mod stdio;
 mod task;

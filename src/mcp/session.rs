@@ -6,14 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    problem::VERSIONS,
-    seal::{Purpose, Seal},
-};
+use super::problem::VERSIONS;
 use crate::{
     call::{Fault, Principal},
     clock::{self, Timestamp},
     json::{self, Limits, Object, Value},
+    seal::{Purpose, Seal},
 };
 
 /// How long a session's id is good; the credential that it is used with ends by itself.

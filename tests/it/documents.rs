@@ -159,6 +159,9 @@ fn every_reason_code_is_documented_and_no_other() {
     same("Refused on the road", words_of("src/call/refused.rs", "fn code("));
     same("What makes a hold void", words_of("src/hold/book.rs", "pub fn code(self)"));
     same("Why an approver's act is refused", words_of("src/hold/book.rs", "pub fn code(&self)"));
+    let refusals = ["src/oidc/provider.rs", "src/oidc/id_token.rs", "src/jws.rs"];
+    let refusals = refusals.iter().flat_map(|path| words_of(path, "fn code("));
+    same("Why a provider lets nobody in", refusals.collect());
     same("Refused at the door", words_of("src/mcp/problem.rs", "fn code("));
     same("Unauthenticated", words_of("src/identity.rs", "fn code("));
     same("Why a tool is not offered", words_of("src/contract/catalog.rs", "pub fn told("));
@@ -237,13 +240,19 @@ fn known_keys() -> BTreeSet<String> {
                 let tls = known(&format!("[{section}.tls]\ncert = \"c\"\nkey = \"k\"\n{odd} = 1"));
                 keys.extend(tls.iter().map(|key| format!("{section}.tls.{key}")));
             }
+            if section == "console" {
+                let provider = format!(
+                    "[console.providers.a]\nissuer = \"https://x\"\nclient_id = \"c\"\nroles = {{ a = \"b\" }}\n{odd} = 1"
+                );
+                keys.extend(known(&provider).iter().map(|key| format!("console.providers.NAME.{key}")));
+            }
             keys.extend(known(&format!("[{section}]\n{odd} = 1")).iter().map(|key| format!("{section}.{key}")));
         }
     }
     // read only to say that it is not available
     keys.remove("store.url");
     // tables, of which each key has its row
-    keys.retain(|key| !key.ends_with(".tls"));
+    keys.retain(|key| !key.ends_with(".tls") && key != "console.providers");
     keys
 }
 

@@ -9,7 +9,7 @@ use std::{
 /// The road and what it rests on.
 const BELOW_THE_DOORS: &[&str] = &[
     "json", "clock", "display", "passkey", "call", "contract", "hold", "grant", "ledger", "identity", "approver",
-    "upstream", "notify", "pipeline", "observe", "config", "listen",
+    "upstream", "notify", "pipeline", "observe", "config", "listen", "reach", "jws", "seal", "oidc",
 ];
 
 /// What a house is put together from.
@@ -35,6 +35,9 @@ const EVERYTHING_BELOW: &[&str] = &[
     "http",
     "server",
     "listen",
+    "jws",
+    "seal",
+    "oidc",
     "secret_file",
 ];
 
@@ -48,9 +51,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("call", &["json", "clock", "contract"]),
     ("contract", &["json", "clock", "display", "call", "upstream"]),
     ("secret_file", &["call"]),
-    ("hold", &["json", "clock", "passkey"]),
+    ("hold", &["json", "clock", "passkey", "jws"]),
     ("grant", &["json", "clock", "call", "contract", "hold"]),
-    ("ledger", &["json", "clock", "passkey", "call", "contract", "hold", "grant", "upstream"]),
+    ("ledger", &["json", "clock", "passkey", "jws", "call", "contract", "hold", "grant", "upstream"]),
     ("observe", &["json", "clock"]),
     // what is wrong in a file is told the same way for configuration and grants
     ("config", &["json", "clock", "contract", "grant"]),
@@ -60,6 +63,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "config", "observe"]),
     ("pipeline", BELOW_THE_DOORS),
     ("reach", &[]),
+    ("jws", &["json"]),
+    ("seal", &["clock", "call"]),
+    ("oidc", &["json", "clock", "display", "call", "config", "jws", "reach", "seal"]),
     ("notify", &["json", "clock", "display", "call", "secret_file", "upstream", "config", "reach"]),
     ("mcp", BELOW_THE_DOORS),
     ("http", BELOW_THE_DOORS),
@@ -76,7 +82,7 @@ const NO_IO: &[(&str, &[&str])] = &[
 ];
 
 /// Packages in the lock file. Raise it in a commit of its own that says what the new ones are for.
-const LOCKED_PACKAGES: usize = 453;
+const LOCKED_PACKAGES: usize = 457;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

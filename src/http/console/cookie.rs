@@ -12,6 +12,8 @@ pub(super) enum Cookie {
     Session,
     /// The token of forms that are filled in before there is a session.
     Form,
+    /// A sign-in with an identity provider that was begun. It comes along when the provider leads back here.
+    Attempt,
 }
 
 impl Cookie {
@@ -22,6 +24,8 @@ impl Cookie {
             (Self::Session, false) => "countersign",
             (Self::Form, true) => "__Host-countersign-form",
             (Self::Form, false) => "countersign-form",
+            (Self::Attempt, true) => "__Host-countersign-attempt",
+            (Self::Attempt, false) => "countersign-attempt",
         }
     }
 
@@ -36,11 +40,19 @@ impl Cookie {
         values.next().is_none().then_some(value)
     }
 
-    /// The header that sets it, for as long as the browser runs.
+    /// Which requests of other sites it goes with: none, or those that lead somebody here.
+    fn sites(self) -> &'static str {
+        match self {
+            Self::Session | Self::Form => "SameSite=Strict",
+            Self::Attempt => "Max-Age=600; SameSite=Lax",
+        }
+    }
+
+    /// The header that sets it, for as long as the browser runs, or as what it is for takes.
     fn set(self, value: &str, secure: bool) -> Option<HeaderValue> {
         let secure_only = if secure { "; Secure" } else { "" };
-        let name = self.name(secure);
-        let line = Zeroizing::new(format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure_only}"));
+        let (name, sites) = (self.name(secure), self.sites());
+        let line = Zeroizing::new(format!("{name}={value}; Path=/; HttpOnly; {sites}{secure_only}"));
         let mut line = HeaderValue::from_str(&line).ok()?;
         line.set_sensitive(true);
         Some(line)
@@ -57,6 +69,11 @@ impl Cookie {
 /// The header that begins a session in the browser.
 pub(super) fn of_session(token: &Token, secure: bool) -> Option<HeaderValue> {
     Cookie::Session.set(token.reveal(), secure)
+}
+
+/// The header that keeps a sign-in that was begun.
+pub(super) fn of_attempt(sealed: &str, secure: bool) -> Option<HeaderValue> {
+    Cookie::Attempt.set(sealed, secure)
 }
 
 /// The header that keeps the token of forms before there is a session.

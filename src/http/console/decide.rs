@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     approver::{Session, Shown, Way},
+    display::visible,
     hold::{HoldId, Means, Rejected},
     http::api::passkeys::to_sign,
     json::Digest,
@@ -37,32 +38,24 @@ pub(super) async fn approve(State(doors): State<Arc<Doors>>, id: Id, act: Act) -
     let read = fields.optional("whole")?.is_some();
     fields.end()?;
     let not = async |problem| again(&doors, &who, &id, Some(bound.as_of), problem).await;
-    if let Err(problem) = bound.holds(&doors, &id).await {
+    if let Err(problem) = ready(&doors, &who, &id, &bound, read).await {
         return not(problem).await;
     }
     let given = match given {
         Ok(given) => given,
         Err(problem) => return not(problem).await,
     };
-    // why it cannot be is told before the passphrase is looked at; the ledger decides on it again
+    // that it takes more than a passphrase is told before that is looked at
     let now = doors.pipeline.clock.now();
     let may = doors.pipeline.ledger.holds(|book| {
-        let hold = book.get(&id).map(|record| Arc::clone(&record.hold)).ok_or(Rejected::UnknownHold)?;
         let own = book.roster().get(&who.approver).and_then(|approver| approver.key).map(Means::Key);
-        let may = match (&given, own) {
+        match (&given, own) {
             (Shown::Passphrase(_), Some(key)) => book.may_vote_with(&key, &id, &bound.digest, &who.approver, now),
-            _ => book.may_vote(&id, &bound.digest, &who.approver, now),
-        };
-        may.map(|()| hold)
+            _ => Ok(()),
+        }
     });
-    let hold = match may {
-        Ok(hold) => hold,
-        Err(rejected) => return not(Problem::Act(rejected)).await,
-    };
-    let long = doors.pipeline.ledger.held_arguments(&hold)?.is_none_or(|arguments| arguments.len() > LONG);
-    if long && !read {
-        let why = "the arguments are long: open the whole text, read it, and say that you have";
-        return not(Problem::Invalid(why.to_owned())).await;
+    if let Err(rejected) = may {
+        return not(Problem::Act(rejected)).await;
     }
     let approvers = &doors.pipeline.approvers;
     match approvers.countersign(&id, &bound.digest, &who.approver, &given, Way::Session(who.id)).await {
@@ -92,14 +85,32 @@ pub(super) async fn deny(State(doors): State<Arc<Doors>>, id: Id, act: Act) -> R
     }
 }
 
+/// Whether who looks can countersign what was on the page, and has read it: told before they are asked to show that it is
+/// them. The ledger decides on it again.
+pub(super) async fn ready(doors: &Doors, who: &Session, id: &HoldId, bound: &Bound, read: bool) -> Result<(), Problem> {
+    bound.holds(doors, id).await?;
+    let now = doors.pipeline.clock.now();
+    let may = doors.pipeline.ledger.holds(|book| {
+        let hold = book.get(id).map(|record| Arc::clone(&record.hold)).ok_or(Rejected::UnknownHold)?;
+        book.may_vote(id, &bound.digest, &who.approver, now).map(|()| hold)
+    });
+    let hold = may.map_err(Problem::Act)?;
+    let long = doors.pipeline.ledger.held_arguments(&hold)?.is_none_or(|arguments| arguments.len() > LONG);
+    if long && !read {
+        let why = "the arguments are long: open the whole text, read it, and say that you have";
+        return Err(Problem::Invalid(why.to_owned()));
+    }
+    Ok(())
+}
+
 /// What a form is bound to.
-struct Bound {
-    digest: Digest,
-    as_of: u64,
+pub(super) struct Bound {
+    pub(super) digest: Digest,
+    pub(super) as_of: u64,
 }
 
 impl Bound {
-    fn of(fields: &mut Fields) -> Result<Self, Problem> {
+    pub(super) fn of(fields: &mut Fields) -> Result<Self, Problem> {
         let digest = fields.text("digest")?.parse();
         let digest = digest.map_err(|error| Problem::Invalid(format!("`digest`: {error}")))?;
         let as_of = fields.text("as_of")?.parse();
@@ -108,7 +119,7 @@ impl Bound {
     }
 
     /// Whether the hold is as it was on the page. What drifted or ran out is written down first.
-    async fn holds(&self, doors: &Doors, id: &HoldId) -> Result<(), Problem> {
+    pub(super) async fn holds(&self, doors: &Doors, id: &HoldId) -> Result<(), Problem> {
         doors.pipeline.refresh_hold(id).await?;
         let newest = doors.pipeline.ledger.holds(|book| book.get(id).map(|record| record.newest()));
         match newest {
@@ -146,6 +157,9 @@ pub(super) fn forms(doors: &Doors, who: &Session, seen: &Seen) -> Markup {
         input type="hidden" name="digest" value=(facts("/digest"));
         input type="hidden" name="as_of" value=(seen.as_of);
     };
+    // who has neither key nor passkey is asked by the provider that let them in
+    let vouched = matches!(who.means, Means::SignedIn(_));
+    let provider = who.approver.split(':').next().unwrap_or_default();
     html! {
         section.decide #decide {
             h2 { "Decide" }
@@ -162,7 +176,8 @@ pub(super) fn forms(doors: &Doors, who: &Session, seen: &Seen) -> Markup {
             }
             @match seen.cannot_approve.as_deref() {
                 None => {
-                    form method="post" action={ "/holds/" (id) "/approve" } data-act="approve" data-rp=[doors.place.rp()] {
+                    form method="post" action={ "/holds/" (id) @if vouched { "/step-up" } @else { "/approve" } }
+                        data-act="approve" data-rp=[doors.place.rp()] {
                         button type="submit" disabled hidden tabindex="-1" aria-hidden="true" {}
                         (bound)
                         p {
@@ -176,6 +191,10 @@ pub(super) fn forms(doors: &Doors, who: &Session, seen: &Seen) -> Markup {
                             }
                         }
                         @if sure { p data-takes="passkey" { "This takes a passkey." } }
+                        @if vouched {
+                            p { (visible(provider)) " makes sure that it is you, and then it is countersigned." }
+                            button type="submit" data-act="approve-provider" { "Countersign with " (visible(provider)) }
+                        }
                         @if has.passphrase && !sure {
                             label for="passphrase" { "Your passphrase" }
                             input #passphrase name="passphrase" type="password" required autocomplete="off"

@@ -21,6 +21,7 @@ mod ledger;
 mod page;
 mod passkeys;
 mod picture;
+mod provider;
 mod sign_in;
 mod span;
 mod tools;
@@ -61,6 +62,8 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
         .route("/", get(async || Redirect::to("/waiting")))
         .route("/sign-in", get(sign_in::page).post(sign_in::enter))
         .route("/sign-in/passkey", post(passkeys::enter))
+        .route("/sign-in/{provider}", get(provider::begin))
+        .route("/sign-in/{provider}/callback", get(provider::callback))
         .route("/sign-out", post(sign_in::leave))
         .route("/enrol", get(enrol::page).post(enrol::enrol))
         .route("/enrol/passkey", post(passkeys::enrol))
@@ -72,6 +75,7 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
         .route("/waiting", get(waiting::page))
         .route("/waiting/rows", get(waiting::rows))
         .route("/holds/{id}", get(hold::page))
+        .route("/holds/{id}/step-up", post(provider::step_up))
         .route("/holds/{id}/approve", post(decide::approve))
         .route("/holds/{id}/deny", post(decide::deny))
         .route("/events", get(events::stream))

@@ -14,7 +14,7 @@ use super::{
     cookie::{self, Cookie},
     form::{Act, Knock},
     page::{self, Page},
-    passkeys, way_back,
+    passkeys, provider, way_back,
 };
 use crate::approver::{FormToken, Session, Token};
 
@@ -46,7 +46,15 @@ pub(super) async fn enter(State(doors): State<Arc<Doors>>, knock: Knock) -> Resu
 pub(super) async fn leave(State(doors): State<Arc<Doors>>, Act { who, fields }: Act) -> Result<Response, Trouble> {
     fields.end()?;
     doors.pipeline.approvers.sessions.end(who.id);
-    let mut response = Redirect::to("/sign-in").into_response();
+    let by = doors
+        .pipeline
+        .ledger
+        .holds(|book| Some(book.roster().get(&who.approver)?.signed_in.as_ref()?.provider.clone()));
+    let farewell = match by {
+        Some(by) => provider::farewell(&doors, &by).await,
+        None => None,
+    };
+    let mut response = farewell.unwrap_or_else(|| Redirect::to("/sign-in").into_response());
     if let Some(cookie) = Cookie::Session.unset(doors.secure) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -103,6 +111,7 @@ pub(super) fn shown(
             button type="submit" { "Sign in" }
         }
         (passkeys::signing_in(doors, token, next))
+        (provider::offers(doors, next))
         p.quiet {
             "To look at a page approves nothing. With a one-time code, "
             a href="/enrol" { "enrol" }

@@ -1,4 +1,4 @@
-//! Text that a client carries for us and cannot read, change or make: AES-256-GCM, base64url.
+//! Text that somebody carries for us and cannot read, change or make: AES-256-GCM, base64url.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -7,11 +7,13 @@ use crate::{call::Fault, clock};
 
 /// What a sealed text is for; one that was made for something else does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// A legacy session's id.
     Session,
     /// `requestState` of a multi round-trip request.
     State,
+    /// A sign-in with an identity provider, under way.
+    SignIn,
 }
 
 impl Purpose {
@@ -19,12 +21,13 @@ impl Purpose {
         match self {
             Self::Session => b"countersign session v1",
             Self::State => b"countersign state v1",
+            Self::SignIn => b"countersign sign-in v1",
         }
     }
 }
 
 /// Seals and opens.
-pub(super) struct Seal {
+pub(crate) struct Seal {
     key: LessSafeKey,
 }
 
@@ -39,7 +42,7 @@ impl Seal {
     ///
     /// # Errors
     /// [`Fault`] when the cipher does not take the key.
-    pub(super) fn new(key: &[u8; 32]) -> Result<Self, Fault> {
+    pub(crate) fn new(key: &[u8; 32]) -> Result<Self, Fault> {
         let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| Fault("the sealing key is not usable".to_owned()))?;
         Ok(Self { key: LessSafeKey::new(key) })
     }
@@ -48,7 +51,7 @@ impl Seal {
     ///
     /// # Errors
     /// [`Fault`] when there is no randomness.
-    pub(super) fn seal(&self, purpose: Purpose, content: &[u8]) -> Result<String, Fault> {
+    pub(crate) fn seal(&self, purpose: Purpose, content: &[u8]) -> Result<String, Fault> {
         let fault = |_| Fault("sealing failed".to_owned());
         let nonce: [u8; NONCE_LEN] = clock::random().map_err(|problem| Fault(problem.to_string()))?;
         let mut sealed = content.to_vec();
@@ -61,7 +64,7 @@ impl Seal {
     }
 
     /// The content, if `text` was sealed here for that purpose and is as it was.
-    pub(super) fn open(&self, purpose: Purpose, text: &str) -> Option<Vec<u8>> {
+    pub(crate) fn open(&self, purpose: Purpose, text: &str) -> Option<Vec<u8>> {
         let mut whole = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = whole.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
