@@ -7,15 +7,15 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{Semaphore, broadcast, watch},
     time::Instant,
 };
 
 use super::Pipeline;
 use crate::{
     call::{
-        CallId, Caller, Door, HoldNotice, Identified, Link, Notice, Operation, Passage, Principal, Received, Refused,
-        Validated,
+        CallId, Caller, Door, Fault, HoldNotice, Identified, Link, Notice, Operation, Passage, Principal, Received,
+        Refused, Validated,
     },
     grant::{Basis, Decision, Held},
     hold::{Book, Drift, Hold, HoldId, Phase, Record},
@@ -39,6 +39,17 @@ pub struct Holding {
     turn: tokio::sync::Mutex<()>,
     /// Holds that are about to be run with nobody waiting.
     alone: Mutex<HashSet<HoldId>>,
+    looked_at: LookedAt,
+}
+
+/// Holds whose arguments are looked at at once.
+#[derive(Debug)]
+struct LookedAt(Arc<Semaphore>);
+
+impl Default for LookedAt {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(4)))
+    }
 }
 
 impl Holding {
@@ -251,7 +262,7 @@ impl Pipeline {
             self.ledger.expire(id).await
         } else if let Some(drift) = self.drift(&record.hold) {
             self.ledger.void(id, drift).await
-        } else if self.ledger.held_arguments(&record.hold)?.is_none() {
+        } else if !self.is_kept(&record.hold).await? {
             // nobody countersigns what cannot be shown
             self.ledger.void(id, Drift::PayloadMissing).await
         } else {
@@ -262,6 +273,19 @@ impl Pipeline {
             Err(NotChanged::Rejected(_)) => Ok(()),
             done => done,
         }
+    }
+
+    /// Whether the arguments of a hold can be shown. They may be large: that is not for an async worker, nor for many at
+    /// once.
+    async fn is_kept(&self, hold: &Arc<Hold>) -> Result<bool, Fault> {
+        let cut_short = || Fault("looking at a hold was cut short".to_owned());
+        let turn = Arc::clone(&self.holding.looked_at.0).acquire_owned().await.map_err(|_| cut_short())?;
+        let (ledger, hold) = (self.ledger.clone(), Arc::clone(hold));
+        let looked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            ledger.held_arguments(&hold).map(|kept| kept.is_some())
+        });
+        looked.await.map_err(|_| cut_short())?
     }
 
     /// The hold of that id, if this principal asked for it: one of somebody else's looks like none.
