@@ -22,7 +22,7 @@ pub use code::Code;
 pub use passkeys::{Answer, Made, Shown, ToMake};
 pub use passphrase::{Passphrase, Unfit};
 pub use sealed::{Cost, Unlocked};
-pub use sessions::{FormToken, Session, SessionId, Sessions, Token};
+pub use sessions::{FormToken, Session, SessionId, Sessions, Side, Token};
 pub use vault::{Enrolment, NotEnrolled, NotUnlocked, Prepared, Vault, Way, approver_name};
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::SignedDuration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -27,6 +27,9 @@ const LONGEST: SignedDuration = SignedDuration::from_hours(8);
 /// Sessions at once, in all and of one approver. One more ends the one that was quiet the longest.
 const MOST: usize = 1_024;
 const MOST_EACH: usize = 16;
+
+/// Large things that are made for one session at once.
+const TURNS: usize = 2;
 
 /// What a session's token begins with, so that it is known for one where it turns up.
 const PREFIX: &str = "cas_";
@@ -105,6 +108,15 @@ impl SessionId {
     }
 }
 
+/// Where a session's token opens something. One that was stolen from the one side opens nothing on the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The API: a bearer token.
+    Api,
+    /// The pages: a cookie.
+    Pages,
+}
+
 /// A living session, as of the moment it was asked for.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -120,6 +132,8 @@ pub struct Session {
     pub idle_until: Timestamp,
     /// When it ends at the latest.
     pub expires: Timestamp,
+    /// What it takes turns at, so that one session keeps no other from seeing what is large.
+    pub turns: Arc<Semaphore>,
     ended: watch::Receiver<()>,
 }
 
@@ -150,8 +164,10 @@ struct Entry {
     approver: String,
     means: Means,
     form: FormToken,
+    side: Side,
     began: Timestamp,
     last: Timestamp,
+    turns: Arc<Semaphore>,
     ended: watch::Sender<()>,
 }
 
@@ -176,6 +192,7 @@ impl Entry {
             form: self.form.clone(),
             idle_until: self.idle_until(),
             expires: self.expires(),
+            turns: Arc::clone(&self.turns),
             ended: self.ended.subscribe(),
         }
     }
@@ -203,7 +220,8 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a session of an approver who has just shown that it is them.
+    /// Begins a session of an approver who has just shown that it is them; one for the API, until it is
+    /// [handed to a browser](Self::for_pages).
     ///
     /// # Errors
     /// [`NoRandomness`] when the machine has none to give.
@@ -228,8 +246,10 @@ impl Sessions {
             approver: approver.to_owned(),
             means,
             form,
+            side: Side::Api,
             began: now,
             last: now,
+            turns: Arc::new(Semaphore::new(TURNS)),
             ended: watch::Sender::new(()),
         };
         let session = entry.session();
@@ -237,17 +257,24 @@ impl Sessions {
         Ok((Token(text), session))
     }
 
-    /// The living session that the token is for, which is thereby in use.
-    pub fn find(&self, token: &str, now: Timestamp) -> Option<Session> {
-        self.look(token, now, true)
+    /// Makes the token one that a browser gets, as a cookie.
+    pub fn for_pages(&self, token: &Token) {
+        if let Some(entry) = self.inner().by_token.get_mut(&Digest::of(token.0.as_bytes())) {
+            entry.side = Side::Pages;
+        }
     }
 
-    /// The living session that the token is for; what a page asks by itself does not keep it.
-    pub fn glimpse(&self, token: &str, now: Timestamp) -> Option<Session> {
-        self.look(token, now, false)
+    /// The living session that the token is for on that side, which is thereby in use.
+    pub fn find(&self, token: &str, side: Side, now: Timestamp) -> Option<Session> {
+        self.look(token, side, now, true)
     }
 
-    fn look(&self, token: &str, now: Timestamp, in_use: bool) -> Option<Session> {
+    /// The living session that the token is for on that side; what a page asks by itself does not keep it.
+    pub fn glimpse(&self, token: &str, side: Side, now: Timestamp) -> Option<Session> {
+        self.look(token, side, now, false)
+    }
+
+    fn look(&self, token: &str, side: Side, now: Timestamp, in_use: bool) -> Option<Session> {
         if token.len() != LENGTH || !token.starts_with(PREFIX) {
             return None;
         }
@@ -257,6 +284,9 @@ impl Sessions {
         let entry = inner.by_token.get_mut(&digest)?;
         if !entry.lives(now) {
             inner.by_token.remove(&digest);
+            return None;
+        }
+        if entry.side != side {
             return None;
         }
         if in_use {
@@ -310,13 +340,13 @@ mod tests {
         assert!(token.reveal().starts_with("cas_") && token.reveal().len() == LENGTH, "{}", token.reveal());
         assert_eq!(format!("{token:?}"), "Token(…)");
         assert!(!format!("{sessions:?}{session:?}").contains(token.reveal().trim_start_matches("cas_")));
-        let found = sessions.find(token.reveal(), at(0)).unwrap();
+        let found = sessions.find(token.reveal(), Side::Api, at(0)).unwrap();
         assert_eq!((found.id, found.approver.as_str()), (session.id, "ann"));
         let mut other = token.reveal().to_owned();
         let last = other.pop().unwrap();
         other.push(if last == 'A' { 'E' } else { 'A' });
         for wrong in ["", "cas_", &other, token.reveal().trim_start_matches("cas_"), &format!("{} ", token.reveal())] {
-            assert!(sessions.find(wrong, at(0)).is_none(), "{wrong}");
+            assert!(sessions.find(wrong, Side::Api, at(0)).is_none(), "{wrong}");
         }
     }
 
@@ -325,7 +355,7 @@ mod tests {
         let sessions = Sessions::default();
         let (token, one) = sessions.begin("ann", KEY, at(0)).unwrap();
         let (_other, two) = sessions.begin("ann", KEY, at(0)).unwrap();
-        let found = sessions.find(token.reveal(), at(1)).unwrap();
+        let found = sessions.find(token.reveal(), Side::Api, at(1)).unwrap();
         assert!(one.form.is(found.form.reveal()));
         assert!(!one.form.is(two.form.reveal()) && !one.form.is("") && !one.form.is(token.reveal()));
         assert_eq!(format!("{:?}", one.form), "FormToken(…)");
@@ -336,11 +366,27 @@ mod tests {
     }
 
     #[test]
+    fn a_token_opens_one_side_and_not_the_other() {
+        let sessions = Sessions::default();
+        let (api, _) = sessions.begin("ann", KEY, at(0)).unwrap();
+        let (cookie, page) = sessions.begin("ann", KEY, at(0)).unwrap();
+        sessions.for_pages(&cookie);
+        for (token, own, other) in [(&api, Side::Api, Side::Pages), (&cookie, Side::Pages, Side::Api)] {
+            for (side, opens) in [(own, true), (other, false)] {
+                assert_eq!(sessions.find(token.reveal(), side, at(1)).is_some(), opens, "{own:?} at {side:?}");
+                assert_eq!(sessions.glimpse(token.reveal(), side, at(1)).is_some(), opens, "{own:?} at {side:?}");
+            }
+        }
+        assert!(sessions.find(cookie.reveal(), Side::Api, at(800)).is_none());
+        assert!(!sessions.lives(page.id, at(901)), "who tries it on the other side does not keep it");
+    }
+
+    #[test]
     fn a_glimpse_keeps_no_session() {
         let sessions = Sessions::default();
         let (token, session) = sessions.begin("ann", KEY, at(0)).unwrap();
-        assert_eq!(sessions.glimpse(token.reveal(), at(800)).unwrap().id, session.id);
-        assert!(sessions.glimpse(token.reveal(), at(900)).is_none());
+        assert_eq!(sessions.glimpse(token.reveal(), Side::Api, at(800)).unwrap().id, session.id);
+        assert!(sessions.glimpse(token.reveal(), Side::Api, at(900)).is_none());
     }
 
     #[test]
@@ -348,18 +394,18 @@ mod tests {
         let sessions = Sessions::default();
         let (token, session) = sessions.begin("ann", KEY, at(0)).unwrap();
         assert_eq!((session.idle_until, session.expires), (at(900), at(28_800)));
-        assert!(sessions.find(token.reveal(), at(899)).is_some());
+        assert!(sessions.find(token.reveal(), Side::Api, at(899)).is_some());
         assert!(sessions.lives(session.id, at(1_798)));
         assert!(!sessions.lives(session.id, at(1_799)), "to ask whether it lives does not keep it");
-        assert!(sessions.find(token.reveal(), at(1_799)).is_none());
-        assert!(sessions.find(token.reveal(), at(0)).is_none(), "a clock that is put back revives nothing");
+        assert!(sessions.find(token.reveal(), Side::Api, at(1_799)).is_none());
+        assert!(sessions.find(token.reveal(), Side::Api, at(0)).is_none(), "a clock that is put back revives nothing");
         let (token, session) = sessions.begin("ann", KEY, at(10_000)).unwrap();
         for minutes in 1..48 {
-            let found = sessions.find(token.reveal(), at(10_000 + minutes * 600)).unwrap();
+            let found = sessions.find(token.reveal(), Side::Api, at(10_000 + minutes * 600)).unwrap();
             assert!(found.idle_until <= session.expires);
         }
-        assert!(sessions.find(token.reveal(), at(38_799)).is_some());
-        assert!(sessions.find(token.reveal(), at(38_800)).is_none());
+        assert!(sessions.find(token.reveal(), Side::Api, at(38_799)).is_some());
+        assert!(sessions.find(token.reveal(), Side::Api, at(38_800)).is_none());
     }
 
     #[tokio::test]
@@ -371,12 +417,12 @@ mod tests {
         assert!(sessions.end(one.id));
         one.ended().await;
         assert!(!sessions.end(one.id));
-        assert!(sessions.find(first.reveal(), at(0)).is_none());
-        assert!(sessions.find(second.reveal(), at(0)).is_some());
+        assert!(sessions.find(first.reveal(), Side::Api, at(0)).is_none());
+        assert!(sessions.find(second.reveal(), Side::Api, at(0)).is_some());
         sessions.end_all("ann");
         two.ended().await;
-        assert!(sessions.find(second.reveal(), at(0)).is_none());
-        assert!(sessions.find(third.reveal(), at(0)).is_some());
+        assert!(sessions.find(second.reveal(), Side::Api, at(0)).is_none());
+        assert!(sessions.find(third.reveal(), Side::Api, at(0)).is_some());
         let ended = std::pin::pin!(three.ended());
         let first = futures_util::future::select(ended, std::future::ready(())).await;
         assert!(matches!(first, futures_util::future::Either::Right(_)));
@@ -387,16 +433,16 @@ mod tests {
         let sessions = Sessions::default();
         let (bob, _) = sessions.begin("bob", KEY, at(0)).unwrap();
         let tokens: Vec<Token> = (0..16).map(|second| sessions.begin("ann", KEY, at(second)).unwrap().0).collect();
-        assert!(sessions.find(tokens[0].reveal(), at(20)).is_some());
+        assert!(sessions.find(tokens[0].reveal(), Side::Api, at(20)).is_some());
         let (_seventeenth, _) = sessions.begin("ann", KEY, at(21)).unwrap();
-        assert!(sessions.find(tokens[0].reveal(), at(22)).is_some());
-        assert!(sessions.find(tokens[1].reveal(), at(22)).is_none());
-        assert!(sessions.find(tokens[2].reveal(), at(22)).is_some());
+        assert!(sessions.find(tokens[0].reveal(), Side::Api, at(22)).is_some());
+        assert!(sessions.find(tokens[1].reveal(), Side::Api, at(22)).is_none());
+        assert!(sessions.find(tokens[2].reveal(), Side::Api, at(22)).is_some());
         for number in 0..2_000 {
             sessions.begin(&format!("approver-{number}"), KEY, at(30)).unwrap();
         }
         assert_eq!(sessions.inner().by_token.len(), MOST);
-        assert!(sessions.find(bob.reveal(), at(31)).is_none());
+        assert!(sessions.find(bob.reveal(), Side::Api, at(31)).is_none());
         sessions.begin("ann", KEY, at(10_000)).unwrap();
         assert_eq!(sessions.inner().by_token.len(), 1, "those whose time is over are gone");
     }

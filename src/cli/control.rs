@@ -34,7 +34,11 @@ use super::{
     outcome::{Exit, Failure},
     request::{Request, execute},
 };
-use crate::{config::Config, http::serve_connections, server::House};
+use crate::{
+    config::Config,
+    http::{WhenFull, serve_connections},
+    server::House,
+};
 
 const CONNECTIONS: usize = 32;
 /// The longest request: arguments of `grant explain` are the long ones.
@@ -83,7 +87,7 @@ pub(super) async fn serve(listener: UnixListener, room: Room, shutdown: watch::R
         .route("/stdio", post(admit))
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
         .with_state(Arc::new(room));
-    serve_connections(listener, routes, CONNECTIONS, shutdown).await;
+    serve_connections(listener, routes, (CONNECTIONS, WhenFull::Wait), shutdown).await;
     // one that stays behind is replaced at the next start
     let _left = std::fs::remove_file(path);
 }

@@ -6,12 +6,14 @@ mod body;
 mod connections;
 mod console;
 mod feed;
+mod patience;
 mod place;
 mod problem;
 mod tlog;
+mod turn;
 pub(crate) mod view;
 
-pub(crate) use connections::serve_connections;
+pub(crate) use connections::{WhenFull, serve_connections};
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -27,10 +29,12 @@ use axum::{
 use serde_json::json;
 use tokio::sync::watch;
 
+use connections::Standing;
 use place::Place;
 use problem::Problem;
 
 use crate::{
+    approver::Side,
     call::Fault,
     config::{Console, ProviderConfig},
     listen::Listener,
@@ -85,7 +89,7 @@ pub async fn serve(
     let (providers, attempts) = (providers?, Attempts::new()?);
     let (api, desk, stop) = (api::Desk::default(), console::Desk::default(), shutdown.clone());
     let doors = Arc::new(Doors { pipeline, data, place, secure, providers, attempts, api, desk, stop });
-    serve_connections(listener, routes(doors), CONNECTIONS, shutdown).await;
+    serve_connections(listener, routes(doors), (CONNECTIONS, WhenFull::EndTheQuietest), shutdown).await;
     Ok(())
 }
 
@@ -104,6 +108,10 @@ fn routes(doors: Arc<Doors>) -> Router {
 }
 
 async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
+    if let Some(standing) = request.extensions().get::<Standing>() {
+        // before places become scarce
+        standing.is_known(doors.knows(request.headers()));
+    }
     let mut response = match doors.place.refuses(request.headers()) {
         Some(refusal) => told(refusal, request.headers()),
         None => next.run(request).await,
@@ -127,6 +135,16 @@ async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) ->
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+impl Doors {
+    /// Whether a living session is shown, by a page or a program.
+    fn knows(&self, headers: &HeaderMap) -> bool {
+        let (page, program) = (console::token(self, headers), api::bearer(headers).ok());
+        [(page, Side::Pages), (program, Side::Api)]
+            .into_iter()
+            .any(|(token, side)| token.is_some_and(|token| self.session(token, side, false).is_some()))
+    }
 }
 
 /// A problem: as a page to a browser, else as a document.

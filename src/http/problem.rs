@@ -67,6 +67,8 @@ pub(super) enum Problem {
     TooManyStreams,
     /// Too many exports.
     TooManyExports,
+    /// Too much that is large at once, for one session.
+    TooManyPages,
     /// The ledger has no such entry.
     EntryUnknown,
     /// A tool's definition was neither accepted nor rejected: why.
@@ -107,6 +109,7 @@ impl Problem {
             Self::TooManyAttempts(_) => "too_many_attempts",
             Self::TooManyStreams => "too_many_streams",
             Self::TooManyExports => "too_many_exports",
+            Self::TooManyPages => "too_many_pages",
             Self::EntryUnknown => "entry_unknown",
             Self::ToolUndecided(_) => "tool_undecided",
             Self::Act(rejected) => rejected.code(),
@@ -135,7 +138,9 @@ impl Problem {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::PassphraseUnfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManyAttempts(_) | Self::TooManyStreams | Self::TooManyExports => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyAttempts(_) | Self::TooManyStreams | Self::TooManyExports | Self::TooManyPages => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::PasskeysUnavailable
             | Self::Unavailable
             | Self::SignIn(SignInRefused::Unreachable(_) | SignInRefused::Fault(_)) => StatusCode::SERVICE_UNAVAILABLE,
@@ -191,6 +196,7 @@ impl Problem {
             Self::TooManyAttempts(_) => "too many attempts: wait as long as `retry-after` says",
             Self::TooManyStreams => "too many event streams are open: end one",
             Self::TooManyExports => "too many exports are under way: wait for one to end",
+            Self::TooManyPages => "this session has two holds on their way to it already: read those to their end",
             Self::EntryUnknown => "the ledger has no such entry",
             Self::ToolUndecided(why) => return why.clone(),
             Self::Act(rejected) => return rejected.to_string(),
@@ -213,7 +219,7 @@ impl Problem {
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooManyAttempts(seconds) => Some(*seconds),
-            Self::TooManyStreams | Self::TooManyExports => Some(5),
+            Self::TooManyStreams | Self::TooManyExports | Self::TooManyPages => Some(5),
             Self::Act(Rejected::TooManyVotes) => Some(60),
             _ => None,
         }

@@ -462,9 +462,16 @@ fn a_cookie_opens_no_api_and_no_token_opens_a_page() {
         let request = stranger.request("GET /waiting").with("Authorization", &format!("Bearer {token}"));
         assert_eq!(stranger.send(&request).status, 303, "a bearer token is no cookie");
     }
-    let mut other = Browser::new(&api);
-    other.cookies.insert("countersign".to_owned(), agent);
-    assert!(!other.is_signed_in());
+    // nor does the value of the one serve as the other
+    let stolen = browser.request("GET /api/v1/holds").without("Cookie");
+    let stolen = browser.send(&stolen.with("Authorization", &format!("Bearer {}", browser.session())));
+    assert_eq!(stolen.status, 401, "{stolen:?}");
+    for token in [agent, person.token] {
+        let mut other = Browser::new(&api);
+        other.cookies.insert("countersign".to_owned(), token);
+        assert!(!other.is_signed_in());
+    }
+    assert!(browser.is_signed_in());
     // nothing of the console is served to agents
     for path in ["/", "/sign-in", "/enrol", "/waiting", "/events", "/holds/x", "/assets/console.css", "/api/v1/holds"] {
         let request = browser.request(&format!("GET {path}"));

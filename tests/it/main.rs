@@ -20,6 +20,7 @@ mod console;
 mod console_pages;
 mod console_passkeys;
 mod crash;
+mod crowd;
 #[cfg(target_os = "linux")]
 mod disk;
 mod documents;

@@ -18,7 +18,7 @@ use crate::{
     approver::{Shown, Way},
     call::Fault,
     hold::{HoldId, Means, Record, Rejected},
-    http::view,
+    http::{turn::Turn, view},
 };
 
 /// Holds of one page, usually and at most.
@@ -75,16 +75,17 @@ pub(super) async fn list(State(doors): State<Arc<Doors>>, Who(session): Who, uri
 /// One hold, with everything that an approver has to see.
 pub(super) async fn show(State(doors): State<Arc<Doors>>, Who(session): Who, id: Id) -> Result<Response, Problem> {
     let id = named(id)?;
+    let own = Turn::of(&session).await?;
     doors.pipeline.refresh_hold(&id).await?;
     let cut_short = || Fault("showing a hold was cut short".to_owned());
     let turn = Arc::clone(&doors.api.shown).acquire_owned().await.map_err(|_| cut_short())?;
     // large arguments take their time
     let shown = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        view::whole(&doors.pipeline, &id, &session.approver)
+        view::whole(&doors.pipeline, &id, &session.approver).map(|shown| shown.map(answer))
     });
     let shown = shown.await.map_err(|_| cut_short())??;
-    shown.map(answer).ok_or(Problem::Act(Rejected::UnknownHold))
+    Ok(own.lasts(shown.ok_or(Problem::Act(Rejected::UnknownHold))?))
 }
 
 /// Countersigns: the passphrase unlocks the approver's key for this one signature, or their passkey has signed the hold's

@@ -23,7 +23,7 @@ use axum::{
 use tokio::sync::Semaphore;
 
 use super::{Doors, problem::Problem};
-use crate::approver::Session;
+use crate::approver::{Session, Side};
 
 /// What the API is, OpenAPI 3.1.
 const DESCRIPTION: &str = include_str!("openapi.json");
@@ -90,12 +90,12 @@ impl FromRequestParts<Arc<Doors>> for Who {
 
     async fn from_request_parts(parts: &mut Parts, doors: &Arc<Doors>) -> Result<Self, Problem> {
         let token = bearer(&parts.headers)?;
-        doors.session(token, true).map(Self).ok_or(Problem::SessionUnknown)
+        doors.session(token, Side::Api, true).map(Self).ok_or(Problem::SessionUnknown)
     }
 }
 
 /// The one bearer token (RFC 6750, section 2.1).
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let only = given.next().ok_or(Problem::SessionMissing)?;
     if given.next().is_some() {
@@ -106,11 +106,11 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 impl Doors {
-    /// The living session that a token is for, if it is that of an approver still. To look at something keeps it, as
-    /// `in_use`; what a page asks for by itself does not.
-    pub(super) fn session(&self, token: &str, in_use: bool) -> Option<Session> {
+    /// The living session that a token is for on that side, if it is that of an approver still. To look at something keeps
+    /// it, as `in_use`; what a page asks for by itself does not.
+    pub(super) fn session(&self, token: &str, side: Side, in_use: bool) -> Option<Session> {
         let (sessions, now) = (&self.pipeline.approvers.sessions, self.pipeline.clock.now());
-        let session = if in_use { sessions.find(token, now) } else { sessions.glimpse(token, now) }?;
+        let session = if in_use { sessions.find(token, side, now) } else { sessions.glimpse(token, side, now) }?;
         if self.is_theirs(&session) {
             return Some(session);
         }

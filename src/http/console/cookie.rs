@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, HeaderValue, header};
 use zeroize::Zeroizing;
 
-use crate::approver::{FormToken, Token};
+use crate::approver::{FormToken, Sessions, Token};
 
 /// Which of the two cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,9 @@ impl Cookie {
     }
 }
 
-/// The header that begins a session in the browser.
-pub(super) fn of_session(token: &Token, secure: bool) -> Option<HeaderValue> {
+/// The header that begins a session in the browser; its token opens pages from then on, and nothing else.
+pub(super) fn of_session(token: &Token, sessions: &Sessions, secure: bool) -> Option<HeaderValue> {
+    sessions.for_pages(token);
     Cookie::Session.set(token.reveal(), secure)
 }
 

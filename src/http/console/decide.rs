@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use super::{
     Doors, Problem, Trouble,
     form::{Act, Fields},
-    hold::{LONG, Seen, look, named, shown},
+    hold::{LONG, Seen, look, made, named},
     page,
     passkeys::{Asks, Has, button, given},
 };
@@ -20,7 +20,7 @@ use crate::{
     approver::{Session, Shown, Way},
     display::visible,
     hold::{HoldId, Means, Rejected},
-    http::api::passkeys::to_sign,
+    http::{api::passkeys::to_sign, turn::Turn},
     json::Digest,
 };
 
@@ -138,8 +138,10 @@ pub(super) async fn again(
     as_of: Option<u64>,
     problem: Problem,
 ) -> Result<Response, Trouble> {
+    // what is to be told is told, also where there is no turn for the page
+    let Ok(turn) = Turn::of(who).await else { return Err(problem.into()) };
     match look(doors, who, id, as_of).await? {
-        Some(seen) => Ok(shown(doors, who, &seen, Some(&problem))),
+        Some(seen) => Ok(turn.lasts(made(doors, who, seen, Some(problem)).await?)),
         None => Err(problem.into()),
     }
 }

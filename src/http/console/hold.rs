@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     approver::Session,
+    call::Fault,
     display::{Flag, visible},
     hold::{Drift, Hold, HoldId, Phase, Rejected},
-    http::view,
+    http::{turn::Turn, view},
 };
 
 /// Arguments of more bytes are long: their whole text is opened by hand, and whoever countersigns says that they did.
@@ -101,9 +102,22 @@ pub(super) async fn page(
     SignedIn(who): SignedIn,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Trouble> {
-    let seen = look(&doors, &who, &named(id)?, None).await?;
+    let id = named(id)?;
+    let turn = Turn::of(&who).await?;
+    let seen = look(&doors, &who, &id, None).await?;
     let seen = seen.ok_or(Problem::Act(Rejected::UnknownHold))?;
-    Ok(shown(&doors, &who, &seen, None))
+    Ok(turn.lasts(made(&doors, &who, seen, None).await?))
+}
+
+/// The page, made where large arguments keep no worker from others.
+pub(super) async fn made(
+    doors: &Arc<Doors>,
+    who: &Session,
+    seen: Seen,
+    problem: Option<Problem>,
+) -> Result<Response, Fault> {
+    let who = who.clone();
+    apart(doors, move |doors| Ok(shown(doors, &who, &seen, problem.as_ref()))).await
 }
 
 /// Looks at a hold; what drifted or ran out is written down first. `since` is the newest entry that who looks knows of.
@@ -167,7 +181,7 @@ pub(super) async fn look(
 }
 
 /// The page.
-pub(super) fn shown(doors: &Doors, who: &Session, seen: &Seen, problem: Option<&Problem>) -> Response {
+fn shown(doors: &Doors, who: &Session, seen: &Seen, problem: Option<&Problem>) -> Response {
     let tool = seen.text("/tool");
     let main = html! {
         div.head {

@@ -45,6 +45,7 @@ use crate::call::Fault;
 
 pub(super) use desk::Desk;
 pub(super) use page::Trouble;
+pub(super) use visitor::token;
 
 /// The pages that the navigation leads to: path, and what it is called.
 const SECTIONS: [(&str, &str); 6] = [

@@ -152,7 +152,7 @@ async fn entered(doors: &Doors, provider: &Provider, person: Person, next: &str)
     let begun = doors.pipeline.approvers.let_in(entry(doors, provider, &person)).await;
     let (token, _session) = begun.map_err(|why| Failed::Problem(Problem::of(why, Problem::LoginRefused)))?;
     let mut response = hop(way_back(next).unwrap_or("/waiting"), "You are signed in.");
-    if let Some(cookie) = cookie::of_session(&token, doors.secure) {
+    if let Some(cookie) = cookie::of_session(&token, &doors.pipeline.approvers.sessions, doors.secure) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(response)

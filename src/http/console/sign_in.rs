@@ -67,7 +67,7 @@ pub(super) fn begun(doors: &Doors, before: Option<Session>, token: &Token, next:
         doors.pipeline.approvers.sessions.end(before.id);
     }
     let mut response = Redirect::to(next.unwrap_or("/waiting")).into_response();
-    if let Some(cookie) = cookie::of_session(token, doors.secure) {
+    if let Some(cookie) = cookie::of_session(token, &doors.pipeline.approvers.sessions, doors.secure) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response

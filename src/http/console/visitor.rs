@@ -15,7 +15,7 @@ use super::{
     page::{Page, plain},
     way_back,
 };
-use crate::approver::Session;
+use crate::approver::{Session, Side};
 
 /// An approver who is signed in: a page asks for one to be shown at all. Who is not, is sent to sign in, and back.
 pub(in crate::http) struct SignedIn(pub(in crate::http) Session);
@@ -36,14 +36,19 @@ impl FromRequestParts<Arc<Doors>> for Present {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, doors: &Arc<Doors>) -> Result<Self, Problem> {
-        let token = Cookie::Session.of(&parts.headers, doors.secure).ok_or(Problem::SessionMissing)?;
-        doors.session(token, false).map(Self).ok_or(Problem::SessionUnknown)
+        let token = token(doors, &parts.headers).ok_or(Problem::SessionMissing)?;
+        doors.session(token, Side::Pages, false).map(Self).ok_or(Problem::SessionUnknown)
     }
+}
+
+/// The session's token that the cookie is.
+pub(in crate::http) fn token<'h>(doors: &Doors, headers: &'h HeaderMap) -> Option<&'h str> {
+    Cookie::Session.of(headers, doors.secure)
 }
 
 /// The session whose token the cookie is.
 pub(super) fn signed_in(doors: &Doors, headers: &HeaderMap) -> Option<Session> {
-    doors.session(Cookie::Session.of(headers, doors.secure)?, true)
+    doors.session(token(doors, headers)?, Side::Pages, true)
 }
 
 /// Where who is not signed in is sent; the same for every id that a path may have.
