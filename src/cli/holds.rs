@@ -505,6 +505,12 @@ fn difference(hold: &Value, columns: usize, out: &mut String) {
     };
     let changes = items(difference, "changes");
     let like = field(difference, "hold");
+    if difference.get("readable") == Some(&Value::Bool(false)) {
+        out.push_str(&format!(
+            "\n! {like} was countersigned last, and its arguments are not kept any more: what differs is not known.\n"
+        ));
+        return;
+    }
     if changes.is_empty() {
         out.push_str(&format!("\nThe same as {like}, the last one that was countersigned.\n"));
         return;

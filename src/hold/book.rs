@@ -1,7 +1,7 @@
 //! The one state machine of holds and approvers.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -13,6 +13,8 @@ use crate::{clock::Timestamp, json::Digest};
 
 /// Holds that have ended and are remembered for lists.
 const REMEMBERED: usize = 1_000;
+/// Countersigned holds that are remembered beyond these: the last of each agent and tool, which the next is compared with.
+const COMPARED: usize = 4_096;
 /// What one person may countersign in an hour.
 const VOTES: usize = 120;
 /// People whom identity providers let in, at once.
@@ -166,6 +168,11 @@ impl Record {
     /// The index of the newest entry about it: with another one, it is not what it was.
     pub fn newest(&self) -> u64 {
         self.entries.iter().copied().max().unwrap_or(self.hold.seq)
+    }
+
+    /// Whether it has, or had until it was run, every countersignature that it needs.
+    pub fn was_countersigned(&self) -> bool {
+        matches!(self.phase, Phase::Approved | Phase::Spent { .. })
     }
 
     /// The indices of the entries about it that come after that one, the oldest first.
@@ -466,6 +473,8 @@ pub struct Book {
     deadlines: BTreeSet<(Timestamp, HoldId)>,
     /// Ended ones, the oldest first.
     ended: VecDeque<HoldId>,
+    /// How many of the oldest of these are there for a reason of their own.
+    spared: usize,
     roster: Roster,
     roster_entries: Vec<u64>,
     latest: Timestamp,
@@ -1052,15 +1061,18 @@ impl Book {
         self.forget(now);
     }
 
-    /// Forgets the oldest of those that ended, once there are too many, unless a call can still meet them.
+    /// Forgets the oldest of those that ended, once there are too many, unless a call can still meet them, or the next
+    /// one like them is compared with them: however many holds others open and withdraw, that stays.
     fn forget(&mut self, now: Timestamp) {
-        if self.ended.len() < 2 * REMEMBERED {
+        if self.ended.len() < 2 * REMEMBERED + self.spared {
             return;
         }
+        let compared = self.compared();
         let old: Vec<HoldId> = self.ended.drain(..self.ended.len() - REMEMBERED).collect();
         let mut kept = VecDeque::new();
         for id in old {
             let Some(record) = self.holds.get(&id) else { continue };
+            let last = compared.contains(&id);
             let binding = record.hold.binding();
             let mine = self.by_binding.get(&binding) == Some(&id);
             if mine && self.identical(binding, now).is_some() {
@@ -1077,10 +1089,30 @@ impl Book {
                     }
                 }
             }
-            self.holds.remove(&id);
+            if last {
+                kept.push_back(id);
+            } else {
+                self.holds.remove(&id);
+            }
         }
+        self.spared = kept.len();
         kept.append(&mut self.ended);
         self.ended = kept;
+    }
+
+    /// The last countersigned hold of each agent and tool: the newest of them.
+    fn compared(&self) -> HashSet<HoldId> {
+        let mut last: HashMap<(&str, &str, &str), &Hold> = HashMap::new();
+        for record in self.holds.values().filter(|record| record.was_countersigned()) {
+            let hold = &*record.hold;
+            let of = last.entry((&hold.issuer, &hold.agent, &hold.tool)).or_insert(hold);
+            if of.seq < hold.seq {
+                *of = hold;
+            }
+        }
+        let mut last: Vec<&Hold> = last.into_values().collect();
+        last.sort_unstable_by_key(|hold| std::cmp::Reverse(hold.seq));
+        last.into_iter().take(COMPARED).map(|hold| hold.id.clone()).collect()
     }
 }
 

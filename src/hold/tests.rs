@@ -488,6 +488,53 @@ fn a_result_is_collected_for_a_while_and_a_call_that_was_never_sent_is_not() {
 }
 
 #[test]
+fn what_the_next_is_compared_with_stays_however_much_is_opened_and_withdrawn() {
+    let mut book = book(&[("ann", &["owner"], &[])]);
+    let first = hold(1, vec![demand("owner", 1, 900)], at(1));
+    book.apply(&Change::Opened(Arc::clone(&first)), 10).unwrap();
+    book.apply(&vote(&first, "ann", 0, 2), 11).unwrap();
+    book.apply(&spend(&first, 3), 12).unwrap();
+    book.apply(&Change::Settled { intent: 13, outcome: "ok".to_owned() }, 14).unwrap();
+    let mut seq = 20;
+    let mut flood = |book: &mut Book, from: i64, tool: &str| {
+        for number in 0..2_500 {
+            let when = at(from + number);
+            let id = HoldId::new(when).unwrap();
+            let other = Hold {
+                id: id.clone(),
+                tool: tool.to_owned(),
+                seq,
+                created: when,
+                approve_by: at(1_000_000),
+                ..Hold::clone(&first)
+            };
+            book.apply(&Change::Opened(Arc::new(other)), seq).unwrap();
+            book.apply(&Change::Cancelled { hold: id, by: "agent".to_owned(), at: when }, seq + 1).unwrap();
+            seq += 2;
+        }
+    };
+    flood(&mut book, 10_000, "other");
+    assert!(book.get(&first.id).is_some_and(Record::was_countersigned), "an agent cannot have it forgotten");
+    assert!(book.iter().count() <= 2_001, "{}", book.iter().count());
+    // the next one takes its place
+    let next = Arc::new(Hold {
+        id: HoldId::new(at(20_000)).unwrap(),
+        seq: 100_000,
+        created: at(20_000),
+        approve_by: at(1_000_000),
+        execute_by: at(1_000_000),
+        ..Hold::clone(&first)
+    });
+    book.apply(&Change::Opened(Arc::clone(&next)), 100_000).unwrap();
+    book.apply(&vote(&next, "ann", 0, 20_001), 100_001).unwrap();
+    book.apply(&spend(&next, 20_002), 100_002).unwrap();
+    book.apply(&Change::Settled { intent: 100_003, outcome: "ok".to_owned() }, 100_004).unwrap();
+    flood(&mut book, 30_000, "other");
+    flood(&mut book, 40_000, "another");
+    assert!(book.get(&first.id).is_none() && book.get(&next.id).is_some());
+}
+
+#[test]
 fn only_what_is_idempotent_and_unknown_runs_again_and_only_in_time() {
     let mut book = book(&[("ann", &["owner"], &[])]);
     for (number, idempotent, outcome, again) in

@@ -121,10 +121,12 @@ pub(crate) fn whole(pipeline: &Pipeline, id: &HoldId, approver: &str) -> Result<
     let display = canonical.as_ref().map(|bytes| Display::of(bytes)).transpose();
     let display = display.map_err(|_| Fault(format!("the arguments of `{id}` cannot be read")))?;
     let difference = match (&display, last) {
-        (Some(display), Some(last)) => ledger.held_arguments(&last)?.and_then(|before| {
-            let difference = display.same_but_for(&before).ok()?;
-            Some(json!({"hold": last.id.as_str(), "changes": difference.changes, "more": difference.more}))
-        }),
+        (Some(display), Some(last)) => {
+            let before = ledger.held_arguments(&last)?;
+            let told = before.and_then(|before| display.same_but_for(&before).ok());
+            let (readable, told) = (told.is_some(), told.unwrap_or_default());
+            Some(json!({"hold": last.id.as_str(), "readable": readable, "changes": told.changes, "more": told.more}))
+        }
         _ => None,
     };
     let arguments = canonical.zip(display).map(|(bytes, display)| {
@@ -143,8 +145,7 @@ pub(crate) fn whole(pipeline: &Pipeline, id: &HoldId, approver: &str) -> Result<
 /// Whether another hold was countersigned for the same agent and tool before this one.
 fn is_like(this: &Record, other: &Record) -> bool {
     let (hold, before) = (&this.hold, &other.hold);
-    let agreed = matches!(other.phase, Phase::Approved | Phase::Spent { .. });
-    agreed
+    other.was_countersigned()
         && before.seq < hold.seq
         && before.issuer == hold.issuer
         && before.agent == hold.agent

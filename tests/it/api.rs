@@ -339,6 +339,14 @@ fn an_approver_enrols_looks_countersigns_and_the_call_runs_once() {
     let places: Vec<&str> =
         shown["difference"]["changes"].as_array().unwrap().iter().map(|change| text(&change["pointer"])).collect();
     assert_eq!(places, ["/n", "/text"]);
+    assert_eq!(shown["difference"]["readable"], true);
+    api.runtime.block_on(api.house.pipeline.ledger.redact(opened["seq"].as_u64().unwrap())).unwrap();
+    let blind = api.look(&format!("/holds/{}", text(&next["id"])), &ann);
+    assert_eq!(
+        blind["difference"],
+        json!({"hold": opened["id"], "readable": false, "changes": [], "more": 0}),
+        "that nothing is known is not that there was nothing"
+    );
     assert_eq!(shown["lately"]["complete"], true);
     assert_eq!(shown["lately"]["counts"]["call.intended"], 1, "{:#}", shown["lately"]);
     api.close();

@@ -519,7 +519,11 @@ fn difference(seen: &Seen) -> Markup {
     html! {
         h2 { "Different from last time" }
         p.quiet { "Compared with " a.mono href={ "/holds/" (segment(&like)) } { (like) } ", the last one that was countersigned." }
-        @if changes.is_empty() {
+        @if difference.get("readable") == Some(&Value::Bool(false)) {
+            p.warning data-difference="unreadable" {
+                "Its arguments are not kept any more: what is different is not known."
+            }
+        } @else if changes.is_empty() {
             p data-difference="same" { "Nothing: the arguments are the same." }
         } @else {
             div.scroll {
