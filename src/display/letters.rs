@@ -124,6 +124,9 @@ pub(super) fn flags(text: &str, flags: &mut BTreeSet<Flag>) {
             }
         }
     }
+    if looks_like_punctuation(text) {
+        flags.insert(Flag::Confusable);
+    }
     for word in text.split(|letter: char| !is_part_of_word(letter)).filter(|word| !word.is_ascii()) {
         match likeness(word) {
             Likeness::Mixed => drop(flags.insert(Flag::MixedScript)),
@@ -136,6 +139,28 @@ pub(super) fn flags(text: &str, flags: &mut BTreeSet<Flag>) {
 
 pub(super) fn is_bidi_control(letter: char) -> bool {
     matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether a sign looks like one of ASCII and is not, as U+2215 in a path: quotes and dashes of ordinary prose apart.
+fn looks_like_punctuation(text: &str) -> bool {
+    let mut before = None;
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let after = letters.peek().copied();
+        let prose = match letter {
+            '\u{2018}' | '\u{2019}' | '\u{201c}' | '\u{201d}' | '\u{2026}' => true,
+            '\u{2013}' | '\u{2014}' => {
+                before.is_some_and(char::is_whitespace) && after.is_some_and(char::is_whitespace)
+                    || before.is_some_and(char::is_alphanumeric) && after.is_some_and(char::is_alphanumeric)
+            }
+            _ => letter.is_ascii() || letter.is_whitespace() || letter.is_control() || is_part_of_word(letter),
+        };
+        if !prose && skeleton(letter.encode_utf8(&mut [0; 4])).all(|like| like.is_ascii_graphic()) {
+            return true;
+        }
+        before = Some(letter);
+    }
+    false
 }
 
 /// Letters, digits and what is not seen in between: that divides no word for whoever reads it.

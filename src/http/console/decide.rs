@@ -199,7 +199,7 @@ pub(super) fn forms(doors: &Doors, who: &Session, seen: &Seen) -> Markup {
                         }
                         @if has.passphrase && !sure {
                             label for="passphrase" { "Your passphrase" }
-                            input #passphrase name="passphrase" type="password" required autocomplete="off"
+                            input #passphrase name="passphrase" type="password" required autocomplete="new-password"
                                 maxlength="1024" data-instead;
                             button type="submit" { "Countersign" }
                         }

@@ -30,8 +30,10 @@ use crate::{
 /// Shorter ones are never cut in their rows.
 pub(super) const LONG: usize = 4 << 10;
 
-/// Characters that are pointed out in one text; in all of it they are written out.
+/// Characters that are pointed out in one text, and in all rows together: browsers slow down with them. Beyond that they
+/// are written out all the same.
 const MARKS: usize = 2_000;
+const MARKS_IN_ROWS: usize = 20_000;
 
 /// Calls of the agent that are told.
 const LATELY: usize = 8;
@@ -376,13 +378,13 @@ fn arguments(seen: &Seen) -> Markup {
             p.warning data-flag=(word) { b { (word) } ": " (sentence(word)) "." }
         }
         ol.arguments {
-            @for row in list(arguments, "rows") { (argument(row)) }
+            @for row in list(arguments, "rows") { (argument(row, in_each(list(arguments, "rows")))) }
         }
         @if more > 0 {
             p.warning data-more { (more) " more values are not shown in rows. The whole text has them." }
         }
         h3 { "The same as it is sent, every character" }
-        @let text = told_apart(raw(arguments, "text"), list(arguments, "flags"));
+        @let text = told_apart(raw(arguments, "text"), list(arguments, "flags"), MARKS);
         @match seen.long {
             None => pre.theirs data-canonical dir="ltr" { (text) },
             Some(bytes) => details {
@@ -393,8 +395,13 @@ fn arguments(seen: &Seen) -> Markup {
     }
 }
 
+/// How much is pointed out in each of so many rows.
+fn in_each(rows: &[Value]) -> usize {
+    (MARKS_IN_ROWS / rows.len().max(1)).min(MARKS)
+}
+
 /// One value: nothing that is in it can pass for a row, a note, or anything else of ours.
-fn argument(row: &Value) -> Markup {
+fn argument(row: &Value, most: usize) -> Markup {
     let path = match raw(row, "path") {
         "" => "(the whole)",
         path => path,
@@ -403,9 +410,9 @@ fn argument(row: &Value) -> Markup {
     let odd = odd_letters(&format!("{path}{}", raw(row, "value")), flags);
     html! {
         li.argument data-argument-path=(path) {
-            span.path.theirs dir="ltr" { (told_apart(path, flags)) }
+            span.path.theirs dir="ltr" { (told_apart(path, flags, most)) }
             @if count(row, "path_cut") > 0 { span.note { (count(row, "path_cut")) " bytes of the path not shown" } }
-            span.value.theirs dir="ltr" { (told_apart(raw(row, "value"), flags)) }
+            span.value.theirs dir="ltr" { (told_apart(raw(row, "value"), flags, most)) }
             @if count(row, "cut") > 0 { span.note data-cut=(count(row, "cut")) { (count(row, "cut")) " bytes not shown" } }
             @for word in flags.iter().filter_map(Value::as_str) {
                 span.note { span.tag data-flag=(word) { (word) } " " (sentence(word)) }
@@ -430,13 +437,13 @@ fn sentence(word: &str) -> &'static str {
 
 /// A visible text with what is written out in it pointed out.
 pub(super) fn marked(text: &str) -> Markup {
-    told_apart(text, &[])
+    told_apart(text, &[], MARKS)
 }
 
 /// The same, with every letter pointed out that is not plain where some are taken for others.
-fn told_apart(text: &str, flags: &[Value]) -> Markup {
+fn told_apart(text: &str, flags: &[Value], most: usize) -> Markup {
     html! {
-        @for piece in pieces(text, is_deceptive(flags)) {
+        @for piece in pieces(text, is_deceptive(text, flags), most) {
             @match piece {
                 Piece::Plain(text) => (text),
                 Piece::Written(text) => mark { (text) },
@@ -446,20 +453,23 @@ fn told_apart(text: &str, flags: &[Value]) -> Markup {
     }
 }
 
-/// Whether letters could be taken for others.
-fn is_deceptive(flags: &[Value]) -> bool {
+/// Whether letters could be taken for others: some are, or a word has plain letters and others.
+fn is_deceptive(text: &str, flags: &[Value]) -> bool {
     let words = [Flag::MixedScript.word(), Flag::Confusable.word()];
+    let of_both = |word: &str| !word.is_ascii() && word.bytes().any(|byte| byte.is_ascii_alphabetic());
     flags.iter().filter_map(Value::as_str).any(|flag| words.contains(&flag))
+        || text.split(|letter: char| letter.is_ascii() && !letter.is_ascii_alphanumeric()).any(of_both)
 }
 
 /// Which letters of a text are not plain, where some are taken for others: each with its number in Unicode.
 fn odd_letters(text: &str, flags: &[Value]) -> String {
-    const MOST: usize = 12;
-    if !is_deceptive(flags) {
+    const MOST: usize = 64;
+    if !is_deceptive(text, flags) {
         return String::new();
     }
     let mut odd: Vec<char> = text.chars().filter(|letter| !letter.is_ascii()).collect();
-    odd.sort_unstable();
+    // letters of other scripts first: those are what Latin ones are meant to hide
+    odd.sort_unstable_by_key(|letter| (u32::from(*letter) < 0x250, *letter));
     odd.dedup();
     let named = odd.iter().take(MOST).map(|letter| format!("{letter} is U+{:04X}", u32::from(*letter)));
     let more = if odd.len() > MOST { format!(", and {} more", odd.len() - MOST) } else { String::new() };
@@ -478,10 +488,10 @@ enum Piece<'t> {
 }
 
 /// The text in pieces. After so many that are pointed out, the rest is one piece.
-fn pieces(text: &str, odd: bool) -> Vec<Piece<'_>> {
+fn pieces(text: &str, odd: bool, most: usize) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut rest, mut marks) = (text, 0);
-    while marks < MARKS {
+    while marks < most {
         let begins = |from: &str| written(from).is_some() || odd && from.starts_with(|letter: char| !letter.is_ascii());
         let at = rest.char_indices().map(|(at, _)| at).find(|at| rest.get(*at..).is_some_and(begins));
         let Some((before, tail)) = at.and_then(|at| rest.split_at_checked(at)) else { break };
@@ -515,7 +525,9 @@ fn difference(seen: &Seen) -> Markup {
     };
     let changes = list(difference, "changes");
     let like = said(difference, "hold");
-    let side = |change: &Value, name: &str| change.get(name).and_then(Value::as_str).map(marked);
+    let most = in_each(changes);
+    let side =
+        |change: &Value, name: &str| change.get(name).and_then(Value::as_str).map(|text| told_apart(text, &[], most));
     html! {
         h2 { "Different from last time" }
         p.quiet { "Compared with " a.mono href={ "/holds/" (segment(&like)) } { (like) } ", the last one that was countersigned." }
@@ -645,8 +657,9 @@ mod tests {
 
     #[test]
     fn a_letter_that_is_taken_for_another_is_pointed_out() {
-        let row =
-            |value: &str, flags: &[&str]| argument(&serde_json::json!({"path": "/to", "value": value, "flags": flags}));
+        let row = |value: &str, flags: &[&str]| {
+            argument(&serde_json::json!({"path": "/to", "value": value, "flags": flags}), MARKS)
+        };
         let out = row("\"b\u{43e}b\"", &["mixed_script"]).into_string();
         assert!(out.contains("&quot;b<mark class=\"odd\">\u{43e}</mark>b&quot;"), "{out}");
         assert!(out.contains("\u{43e} is U+043E"), "{out}");
@@ -654,8 +667,13 @@ mod tests {
         assert!(out.contains("<mark class=\"odd\">\u{43e}</mark><mark>&lt;U+200B&gt;</mark>b"), "{out}");
         let out = row("\"\u{43f}\u{440}\u{438}\"", &[]).into_string();
         assert!(!out.contains("<mark") && !out.contains("U+"), "a word of one script is left alone: {out}");
-        let many: String = (0x4e00..0x4e40).filter_map(char::from_u32).collect();
-        assert!(row(&many, &["mixed_script"]).into_string().contains("and 52 more"));
+        let many: String = (0x4e00..0x4e80).filter_map(char::from_u32).collect();
+        assert!(row(&many, &["mixed_script"]).into_string().contains("more"));
+        // a letter of another script is named before any number of Latin ones
+        let hidden = row("\"payp\u{430}l \u{e0}\u{e1}\u{e2}\"", &["mixed_script"]).into_string();
+        assert!(hidden.contains("data-odd>\u{430} is U+0430, \u{e0} is"), "{hidden}");
+        let marked = row("\"p\u{1ea1}ypal\"", &[]).into_string();
+        assert!(marked.contains("\u{1ea1} is U+1EA1"), "plain letters and others in one word: {marked}");
         let expected = [
             Piece::Plain("ab"),
             Piece::Odd("\u{e9}\u{e8}"),
@@ -663,9 +681,9 @@ mod tests {
             Piece::Odd("\u{e9}"),
             Piece::Plain("c"),
         ];
-        assert_eq!(pieces("ab\u{e9}\u{e8}<U+200B>\u{e9}c", true), expected);
+        assert_eq!(pieces("ab\u{e9}\u{e8}<U+200B>\u{e9}c", true, MARKS), expected);
         let mixed = "\u{e9}<U+200B>x".repeat(10_000);
-        assert_eq!(pieces(&mixed, true).len(), MARKS + MARKS / 2);
+        assert_eq!(pieces(&mixed, true, MARKS).len(), MARKS + MARKS / 2);
     }
 
     #[test]
@@ -674,7 +692,7 @@ mod tests {
             "path": "/a\"><li data-argument-path=\"/amount", "value": "\"</span><script>alert(1)</script>\"", "cut": 7,
             "flags": ["bidi"], "hosts": [{"ascii": "xn--e1awd7f.example", "unicode": "<b>"}],
         });
-        let out = argument(&row).into_string();
+        let out = argument(&row, MARKS).into_string();
         assert_eq!(out.matches("<li").count(), 1, "{out}");
         assert!(!out.contains("<script") && !out.contains("<b>"), "{out}");
         assert!(out.contains("7 bytes not shown") && out.contains("data-flag=\"bidi\""), "{out}");

@@ -125,7 +125,8 @@ fn way_back(next: &str) -> Option<&str> {
     let rest = next.strip_prefix('/').filter(|_| next.len() <= 256 && next.bytes().all(plain))?;
     let first = rest.split('/').next().unwrap_or_default();
     let ours = first == "holds" || SECTIONS.iter().any(|(path, _)| path.strip_prefix('/') == Some(first));
-    (ours && !rest.contains("//")).then_some(next)
+    // a download is for whoever asked for it here, not for a link of others that is followed once more
+    (ours && rest != "ledger/export" && !rest.contains("//")).then_some(next)
 }
 
 /// Work that may take its time, of which only so much is done at once.
@@ -215,6 +216,7 @@ mod tests {
             "/waiting@attacker.test",
             "/.attacker.test",
             "/holdsx",
+            "/ledger/export",
             &format!("/waiting/{}", "x".repeat(300)),
         ] {
             assert_eq!(way_back(wrong), None, "{wrong}");

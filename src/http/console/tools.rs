@@ -419,11 +419,13 @@ fn decision(who: &Session, review: &Review, digest: Digest) -> Markup {
     let form = |act: &'static str, says: &str, does: &str| {
         html! {
             form.narrow method="post" action={ (address) "/" (act) } data-act=(act) {
+                // what Enter would press
+                button type="submit" disabled hidden tabindex="-1" aria-hidden="true" {}
                 (token(&who.form))
                 input type="hidden" name="digest" value=(digest);
                 p { (does) }
                 label for={ "passphrase-" (act) } { "Your passphrase" }
-                input id={ "passphrase-" (act) } name="passphrase" type="password" required autocomplete="current-password" maxlength="1024";
+                input id={ "passphrase-" (act) } name="passphrase" type="password" required autocomplete="new-password" maxlength="1024";
                 button type="submit" { (says) }
             }
         }
