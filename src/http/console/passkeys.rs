@@ -279,7 +279,7 @@ fn to_confirm(doors: &Doors, who: &Session, challenge: &[u8; 32]) -> Response {
     let main = html! {
         h1 { "Is it you who wants this?" }
         p { "Sign for it with what you have already. This page is good for two minutes." }
-        @if has.passphrase {
+        @if has.passphrase && has.passkeys.is_empty() {
             form.narrow method="post" action="/keys/confirm" data-act="confirm" {
                 (bound)
                 label for="passphrase" { "The passphrase that you have" }
