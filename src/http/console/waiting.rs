@@ -183,8 +183,8 @@ fn few(doors: &Doors, record: &Record) -> (Vec<(String, String)>, String, Vec<&'
     let Ok(display) = Display::of(&bytes) else { return unread("the arguments cannot be read".to_owned()) };
     let total = display.rows.len() + display.more;
     let mut rows: Vec<_> = display.rows.iter().collect();
-    // short ones first: amounts, names, paths
-    rows.sort_by_key(|row| row.value.len() > LETTERS);
+    // what may deceive, then what is nearest to the top, short ones first: amounts, names, paths
+    rows.sort_by_key(|row| (row.flags.is_empty(), row.path.matches('/').count(), row.value.len() > LETTERS));
     let few: Vec<_> = rows.iter().take(VALUES).map(|row| (short(&row.path), short(&row.value))).collect();
     let rest = total.saturating_sub(few.len());
     let rest = if rest > 0 { format!("and {rest} more") } else { String::new() };
