@@ -37,7 +37,7 @@ impl Turn {
         }
     }
 
-    /// An answer that takes the turn along, until it was sent or nobody wants it.
+    /// An answer that takes the turn along until the last of it was handed on to be sent, or nobody wants it.
     pub(super) fn lasts(self, answer: Response) -> Response {
         answer.map(|body| Body::new(Lasting { body, turn: self.0 }))
     }

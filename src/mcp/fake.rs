@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::sync::{broadcast, oneshot};
@@ -36,6 +36,8 @@ pub(super) struct Fake {
     pub(super) house: broadcast::Sender<HouseChange>,
     /// What the tool `x__held` holds, one call of each agent at a time.
     pub(super) book: Mutex<Book>,
+    /// The index that the next change's entry gets.
+    entries: AtomicU64,
     holds: broadcast::Sender<HoldChange>,
     /// How patient each call of `x__held` was, seconds, and whether it runs alone.
     pub(super) waited: Mutex<Vec<(u64, bool)>>,
@@ -54,6 +56,7 @@ impl Fake {
             upstreams: broadcast::channel(16).0,
             house: broadcast::channel(16).0,
             book: Mutex::default(),
+            entries: AtomicU64::new(100),
             holds: broadcast::channel(16).0,
             waited: Mutex::default(),
             clock: Clock::fixed(Timestamp::from_second(1_000_000).unwrap()),
@@ -63,7 +66,7 @@ impl Fake {
     /// Changes the book and tells of it.
     fn change(&self, hold: &HoldId, change: &Change) {
         let mut book = self.book.lock().unwrap();
-        let seq = u64::try_from(book.iter().count()).unwrap() + 100;
+        let seq = self.entries.fetch_add(1, Ordering::Relaxed);
         book.apply(change, seq).unwrap();
         drop(book);
         let _nobody = self.holds.send(HoldChange { hold: hold.clone(), seq, kind: "hold" });

@@ -39,7 +39,7 @@ const AHEAD: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kinds to choose from; one that ends in a full stop stands for all that begin so.
-const KINDS: [&str; 28] = [
+const KINDS: [&str; 29] = [
     "call.",
     "call.intended",
     "call.settled",
@@ -56,6 +56,7 @@ const KINDS: [&str; 28] = [
     "approver.added",
     "approver.enrolled",
     "approver.removed",
+    "approver.signed_in",
     "token.",
     "token.issued",
     "token.revoked",
