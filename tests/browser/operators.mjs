@@ -127,10 +127,24 @@ export default async function operators(rows, browser) {
       await form.locator('[name="passphrase"]').fill(passphrase);
       const [answer] = await Promise.all([
         page.waitForResponse(answer => answer.request().method() === 'POST'),
-        form.locator('button[type="submit"]').click(),
+        form.locator('button[type="submit"]:enabled').click(),
       ]);
       return answer.status();
     };
+
+    await rows.row('tools: Enter beside a passphrase that a browser filled in accepts nothing', async () => {
+      const posts = [];
+      const seen = request => request.method() === 'POST' && posts.push(request.url());
+      page.on('request', seen);
+      for (const act of ['accept', 'reject']) {
+        const field = page.locator(`form[data-act="${act}"] [name="passphrase"]`);
+        await field.fill(PASSPHRASE);
+        await field.press('Enter');
+        assert.equal(await field.inputValue(), PASSPHRASE, 'the same page is there');
+      }
+      page.off('request', seen);
+      assert.deepEqual(posts, []);
+    });
 
     await rows.row('tools: rejected, it stays out of reach', async () => {
       assert.equal(await decide('reject', 'not the passphrase at all'), 403);
