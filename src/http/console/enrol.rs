@@ -25,7 +25,7 @@ use crate::{
 /// the field.
 pub(super) async fn page(State(doors): State<Arc<Doors>>, headers: HeaderMap) -> Result<Response, Trouble> {
     let token = before_session(&doors, &headers)?;
-    Ok(kept(&doors, &token, shown(&doors, StatusCode::OK, &token, "", None)))
+    Ok(kept(&doors, &token, shown(&doors, StatusCode::OK, &token, None)))
 }
 
 /// Enrols, and begins a session.
@@ -37,7 +37,7 @@ pub(super) async fn enrol(State(doors): State<Arc<Doors>>, knock: Knock) -> Resu
     fields.end()?;
     if passphrase != again {
         let problem = Problem::Invalid("the two passphrases are not the same".to_owned());
-        return Ok(shown(&doors, problem.status(), &token, &code, Some(&problem)));
+        return Ok(shown(&doors, problem.status(), &token, Some(&problem)));
     }
     match enrolled(&doors, &code, passphrase.clone()).await {
         Ok(name) => match doors.pipeline.approvers.log_in(&name, &passphrase).await {
@@ -45,7 +45,7 @@ pub(super) async fn enrol(State(doors): State<Arc<Doors>>, knock: Knock) -> Resu
             // enrolled all the same
             Err(why) => Err(Problem::of(why, Problem::LoginRefused).into()),
         },
-        Err(problem) => Ok(shown(&doors, problem.status(), &token, &code, Some(&problem))),
+        Err(problem) => Ok(shown(&doors, problem.status(), &token, Some(&problem))),
     }
 }
 
@@ -61,13 +61,7 @@ async fn enrolled(doors: &Arc<Doors>, code: &str, passphrase: Passphrase) -> Res
 }
 
 /// The page.
-pub(super) fn shown(
-    doors: &Doors,
-    status: StatusCode,
-    token: &FormToken,
-    code: &str,
-    problem: Option<&Problem>,
-) -> Response {
+pub(super) fn shown(doors: &Doors, status: StatusCode, token: &FormToken, problem: Option<&Problem>) -> Response {
     let main = html! {
         h1 { "Enrol" }
         p { "An operator gave you a one-time code. It is good for a day, and once." }
@@ -75,7 +69,7 @@ pub(super) fn shown(
         form.narrow method="post" action="/enrol" data-act="enrol" {
             (page::token(token))
             label for="code" { "One-time code" }
-            input #code name="code" value=(code) required autocomplete="off" autocapitalize="characters"
+            input #code name="code" required autocomplete="off" autocapitalize="characters"
                 spellcheck="false" maxlength="64";
             label for="passphrase" { "A passphrase of your own" }
             input #passphrase name="passphrase" type="password" required autocomplete="new-password"

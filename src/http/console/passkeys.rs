@@ -116,7 +116,7 @@ pub(super) async fn enrol(State(doors): State<Arc<Doors>>, knock: Knock) -> Resu
     };
     match enrolled.await {
         Ok((session, _)) => Ok(begun(&doors, before, &session, None)),
-        Err(problem) => Ok(enrol::shown(&doors, problem.status(), &token, &code, Some(&problem))),
+        Err(problem) => Ok(enrol::shown(&doors, problem.status(), &token, Some(&problem))),
     }
 }
 
