@@ -5,9 +5,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving as Resolved};
+
+use crate::{call::cut, display::visible};
+
+/// How long a request may take, from resolving the host to the end of the answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Addresses on their way.
 pub type Resolving = Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>>;
@@ -65,7 +71,21 @@ pub(crate) fn client(rule: Rule, resolver: Arc<dyn Resolver>) -> reqwest::Client
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .pool_max_idle_per_host(0)
+        .timeout(TIMEOUT)
         .dns_resolver(Arc::new(Checked { resolver, rule }))
+}
+
+/// What went wrong with a request, deepest cause, without the URL, which may be a secret.
+pub(crate) fn cause(error: reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("it did not answer within {} seconds", TIMEOUT.as_secs());
+    }
+    let error = error.without_url();
+    let mut deepest: &dyn std::error::Error = &error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    visible(cut(&deepest.to_string(), 300))
 }
 
 /// The address that a URL names instead of a host.

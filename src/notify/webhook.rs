@@ -9,15 +9,12 @@ use super::{
     payload::{body, signature},
 };
 use crate::{
-    call::{Fault, cut},
+    call::Fault,
     clock::Clock,
     config::WebhookConfig,
-    display::visible,
-    reach::{self, Resolver, Rule, literal},
+    reach::{self, Resolver, Rule, cause, literal},
 };
 
-/// How long an attempt may take, from resolving the host to the end of the answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// So much of an answer is let in; nobody reads it.
 const ANSWER: usize = 64 << 10;
 
@@ -33,7 +30,6 @@ impl Webhook {
     pub(super) fn new(config: WebhookConfig, resolver: Arc<dyn Resolver>, clock: Clock) -> Result<Self, Fault> {
         let rule = Rule { private: config.allow_private, loopback_only: config.url.scheme() != "https" };
         let client = reach::client(rule, resolver)
-            .timeout(TIMEOUT)
             .build()
             .map_err(|error| Fault(format!("webhooks cannot be sent: {}", cause(error))))?;
         Ok(Self { config, client, rule, clock })
@@ -82,17 +78,4 @@ fn judge(response: &Response) -> Result<(), Failed> {
             Err(Failed::Again(told, after.map(Duration::from_secs)))
         }
     }
-}
-
-/// What went wrong, without the URL, which may be a secret.
-fn cause(error: reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("it did not answer within {} seconds", TIMEOUT.as_secs());
-    }
-    let error = error.without_url();
-    let mut deepest: &dyn std::error::Error = &error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    visible(cut(&deepest.to_string(), 300))
 }

@@ -14,11 +14,9 @@ use crate::{
     display::visible,
     json::{Limits, Value, parse},
     jws::{Jwk, Jws, NotSigned},
-    reach::{self, Resolver, Rule, literal},
+    reach::{self, Resolver, Rule, cause, literal},
 };
 
-/// How long one answer may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one answer.
 const ANSWER: usize = 256 << 10;
 /// How long what was fetched is used without asking again.
@@ -95,7 +93,7 @@ impl Issuer {
         // section 4 of Discovery: the path is appended to the issuer's own
         let discovery = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         let discovery = Url::parse(&discovery).map_err(|error| Fault(error.to_string()))?;
-        let client = reach::client(rule, resolver).timeout(TIMEOUT).build();
+        let client = reach::client(rule, resolver).build();
         let client = client.map_err(|error| Fault(format!("identity providers cannot be asked: {}", cause(error))))?;
         Ok(Self { issuer: issuer.to_owned(), discovery, client, rule, known: Mutex::default() })
     }
@@ -294,17 +292,4 @@ fn failed(known: &mut Known, why: &Unreachable) {
         tracing::warn!("{why}");
         known.failed = Some((why.clone(), Instant::now()));
     }
-}
-
-/// What went wrong, deepest cause, without the URL.
-fn cause(error: reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("it did not answer within {} seconds", TIMEOUT.as_secs());
-    }
-    let error = error.without_url();
-    let mut deepest: &dyn std::error::Error = &error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    visible(cut(&deepest.to_string(), 300))
 }

@@ -62,7 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("approver", &["json", "clock", "passkey", "call", "hold", "ledger", "secret_file"]),
     ("upstream", &["json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "config", "observe"]),
     ("pipeline", BELOW_THE_DOORS),
-    ("reach", &[]),
+    ("reach", &["display", "call"]),
     ("jws", &["json"]),
     ("seal", &["clock", "call"]),
     ("oidc", &["json", "clock", "display", "call", "config", "jws", "reach", "seal"]),

@@ -29,14 +29,19 @@ const PAGE: usize = 200;
 const STATES: [&str; 8] = ["open", "pending", "approved", "spent", "denied", "expired", "cancelled", "void"];
 
 /// Bytes of a denial's reason.
-const REASON: usize = 500;
+pub(in crate::http) const REASON: usize = 500;
 
-type Id = Result<Path<String>, PathRejection>;
+pub(in crate::http) type Id = Result<Path<String>, PathRejection>;
 
 /// The hold that a path names, if it has the form of one.
-fn named(id: Id) -> Result<HoldId, Problem> {
+pub(in crate::http) fn named(id: Id) -> Result<HoldId, Problem> {
     let id = id.ok().and_then(|Path(text)| HoldId::read(&text));
     id.ok_or(Problem::Act(Rejected::UnknownHold))
+}
+
+/// Whether a text can be told to an agent as the reason of a denial.
+pub(in crate::http) fn is_reason(text: &str) -> bool {
+    !text.is_empty() && text.len() <= REASON && !text.chars().any(char::is_control)
 }
 
 /// A page of holds, newest first.
@@ -125,7 +130,7 @@ pub(super) async fn deny(
     let reason = form.text("reason")?;
     form.end()?;
     let reason = reason.trim();
-    if reason.is_empty() || reason.len() > REASON || reason.chars().any(char::is_control) {
+    if !is_reason(reason) {
         let why = format!("`reason` has to have 1 to {REASON} bytes without control characters: the agent is told");
         return Err(Problem::Invalid(why));
     }

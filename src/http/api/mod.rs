@@ -6,7 +6,7 @@
 
 mod events;
 pub(super) mod form;
-mod holds;
+pub(super) mod holds;
 mod ledger;
 pub(super) mod passkeys;
 mod people;

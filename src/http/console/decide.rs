@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, State, rejection::PathRejection},
+    extract::State,
     response::{IntoResponse, Redirect, Response},
 };
 use maud::{Markup, html};
@@ -12,7 +12,7 @@ use maud::{Markup, html};
 use super::{
     Doors, Problem, Trouble,
     form::{Act, Fields},
-    hold::{LONG, Seen, look, made, named},
+    hold::{LONG, Seen, look, made},
     page,
     passkeys::{Asks, Has, button, given},
 };
@@ -20,14 +20,15 @@ use crate::{
     approver::{Session, Shown, Way},
     display::visible,
     hold::{HoldId, Means, Rejected},
-    http::{api::passkeys::to_sign, turn::Turn},
+    http::{
+        api::{
+            holds::{Id, REASON, is_reason, named},
+            passkeys::to_sign,
+        },
+        turn::Turn,
+    },
     json::Digest,
 };
-
-/// Bytes of a denial's reason.
-const REASON: usize = 500;
-
-type Id = Result<Path<String>, PathRejection>;
 
 /// Countersigns: the passphrase unlocks the approver's key for this one signature, or their passkey has signed the hold's
 /// digest.
@@ -72,7 +73,7 @@ pub(super) async fn deny(State(doors): State<Arc<Doors>>, id: Id, act: Act) -> R
     fields.end()?;
     let not = async |problem| again(&doors, &who, &id, Some(bound.as_of), problem).await;
     let reason = reason.trim();
-    if reason.is_empty() || reason.len() > REASON || reason.chars().any(char::is_control) {
+    if !is_reason(reason) {
         let why = format!("say why in 1 to {REASON} bytes, without control characters: the agent is told");
         return not(Problem::Invalid(why)).await;
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, State, rejection::PathRejection},
+    extract::State,
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -23,7 +23,11 @@ use crate::{
     call::Fault,
     display::{Flag, visible},
     hold::{Drift, Hold, HoldId, Phase, Rejected},
-    http::{turn::Turn, view},
+    http::{
+        api::holds::{Id, named},
+        turn::Turn,
+        view,
+    },
 };
 
 /// Arguments of more bytes are long: their whole text is opened by hand, and whoever countersigns says that they did.
@@ -92,17 +96,11 @@ fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The hold that a path names, if it has the form of one.
-pub(super) fn named(id: Result<Path<String>, PathRejection>) -> Result<HoldId, Problem> {
-    let id = id.ok().and_then(|Path(text)| HoldId::read(&text));
-    id.ok_or(Problem::Act(Rejected::UnknownHold))
-}
-
 /// One hold.
 pub(super) async fn page(
     State(doors): State<Arc<Doors>>,
     SignedIn(who): SignedIn,
-    id: Result<Path<String>, PathRejection>,
+    id: Id,
 ) -> Result<Response, Trouble> {
     let id = named(id)?;
     let turn = Turn::of(&who).await?;

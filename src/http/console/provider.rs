@@ -18,7 +18,6 @@ use super::{
     cookie::{self, Cookie},
     decide::{Bound, again, ready},
     form::Act,
-    hold::named,
     page::{Page, notice, plain},
     way_back,
 };
@@ -26,6 +25,7 @@ use crate::{
     approver::{Session, SessionId},
     display::visible,
     hold::{Evidence, HoldId, Means, Rejected, SignIn},
+    http::api::holds::named,
     oidc::{Attempt, Person, Provider, Purpose, Return, SignInRefused},
 };
 
