@@ -5,7 +5,7 @@ mod principal;
 mod refused;
 
 pub use link::{ClientSide, FromClient, HoldNotice, Link, Notice};
-pub use principal::{Identified, Principal};
+pub use principal::{Assurance, Identified, Principal};
 pub use refused::{Fault, Pointer, Refused};
 
 use std::{fmt, sync::Arc};

@@ -108,9 +108,6 @@ pub mod seal;
 // Files that only we may read: keys.
 pub mod secret_file;
 
-// Credentials in, principals out.
-pub mod identity;
-
 // Approvers' one-time codes, sealed keys and sessions.
 pub mod approver;
 
@@ -149,6 +146,9 @@ pub mod listen;
 
 // Identity providers: found, believed, signed in with.
 pub mod oidc;
+
+// Credentials in, principals out.
+pub mod identity;
 
 // The agents' door: MCP over HTTP and stdio.
 pub mod mcp;

@@ -14,7 +14,7 @@ use countersign::{
     call::{CallId, Door, Link, Operation, Passage, Received},
     clock::Clock,
     config,
-    identity::TokenRequest,
+    identity::{Presented, TokenRequest},
     json::Object,
     ledger::Body,
     server,
@@ -224,7 +224,7 @@ async fn wait_for_people(folder: &Path, calls: usize) {
             let request = TokenRequest { agent, ttl, task: None, user: None };
             let token = pipeline.identity.issue(request).await.unwrap();
             for call in 0..20 {
-                let who = pipeline.identity.authenticate(Some(&token)).unwrap();
+                let who = pipeline.identity.authenticate(&Presented::bearer(&token)).await.unwrap();
                 let (at, arguments) = (pipeline.clock.now(), Object::new().with("text", format!("held {call}")));
                 let (id, name, link) = (CallId::new(at).unwrap(), "up__echo".to_owned(), Link::none());
                 let (operation, passage) = (Operation::CallTool, Passage::default());

@@ -12,6 +12,7 @@ use countersign::{
     clock::Clock,
     config::Config,
     grant::Decision,
+    identity::Presented,
     json::{self, Limits, Object, Value},
     ledger::Body,
     server::House,
@@ -49,7 +50,7 @@ pub(crate) async fn measure(folder: &Path, tool: &str, token: &str, calls: usize
                 at = Instant::now();
             }
         };
-        let who = road.identity.authenticate(Some(token)).unwrap();
+        let who = road.identity.authenticate(&Presented::bearer(token)).await.unwrap();
         lap(&mut laps);
         let Value::Object(mut document) = json::parse(text.as_bytes(), &Limits::REQUEST).unwrap() else { panic!() };
         lap(&mut laps);

@@ -21,12 +21,49 @@ pub struct Principal {
     pub scopes: Vec<String>,
     /// Workload identity, such as a SPIFFE id.
     pub workload: Option<String>,
+    /// The agents through whose hands it went, as the credential says (RFC 8693, `act`): the first one first, the one who
+    /// calls now last. Empty: nobody handed anything on.
+    pub chain: Vec<String>,
+    /// The only actions that the credential is for, by the names that grants use; all, without.
+    pub tools: Option<Vec<String>>,
+    /// How surely it is the one whom the credential names.
+    pub assurance: Assurance,
     /// The credential's id (`jti`): what a revocation names.
     pub credential: String,
     /// When the credential was issued.
     pub issued: Timestamp,
     /// When the credential ends.
     pub expires: Timestamp,
+}
+
+/// How surely a caller is the one whom its credential names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Assurance {
+    /// Whoever has the token is believed.
+    Bearer,
+    /// The token is bound to a key, and the caller showed that it has it (RFC 9449, RFC 8705).
+    Bound,
+    /// There is no token: the caller showed the key of a certificate.
+    Certificate,
+    /// There is no token: the operator started it as this agent.
+    Process,
+}
+
+impl Assurance {
+    /// The word in grants and in the ledger.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bearer => "bearer",
+            Self::Bound => "bound",
+            Self::Certificate => "certificate",
+            Self::Process => "process",
+        }
+    }
+
+    /// The one of that word.
+    pub fn read(word: &str) -> Option<Self> {
+        [Self::Bearer, Self::Bound, Self::Certificate, Self::Process].into_iter().find(|one| one.word() == word)
+    }
 }
 
 /// The witness that a credential was checked just now, revocation included. Only

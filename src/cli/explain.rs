@@ -8,7 +8,7 @@ use super::{
     show::{field, items, table},
 };
 use crate::{
-    call::{Operation, Principal},
+    call::{Assurance, Operation, Principal},
     display::visible,
     grant::Explained,
     identity::ISSUER,
@@ -54,6 +54,9 @@ pub(super) fn explain(house: &House, question: Question) -> Result<Value, Failur
         teams,
         scopes: Vec::new(),
         workload: None,
+        chain: Vec::new(),
+        tools: None,
+        assurance: Assurance::Bearer,
         credential: "explain".to_owned(),
         issued: now,
         expires: now,

@@ -24,7 +24,7 @@ use super::{
     decide::{Question, Verdict},
 };
 use crate::{
-    call::{Operation, Principal, Refused, cut},
+    call::{Assurance, Operation, Principal, Refused, cut},
     clock::Timestamp,
     contract::{Catalog, UpstreamName},
     json::{Canonical, Value},
@@ -167,6 +167,9 @@ fn decide(
         teams: case.teams,
         scopes: case.scopes,
         workload: case.workload,
+        chain: Vec::new(),
+        tools: None,
+        assurance: Assurance::Bearer,
         credential: String::new(),
         issued: now,
         expires: now,

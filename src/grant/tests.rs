@@ -12,7 +12,7 @@ use super::{
     session::Facts,
 };
 use crate::{
-    call::{Operation, Principal, Refused},
+    call::{Assurance, Operation, Principal, Refused},
     clock::Timestamp,
     contract::{Impact, UpstreamName},
     json::{Canonical, Value},
@@ -78,6 +78,9 @@ fn agent(name: &str) -> Principal {
         teams: Vec::new(),
         scopes: Vec::new(),
         workload: None,
+        chain: Vec::new(),
+        tools: None,
+        assurance: Assurance::Bearer,
         credential: String::new(),
         issued: now(),
         expires: now(),

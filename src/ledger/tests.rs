@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::*;
 use crate::{
-    call::{CallId, Door, Identified, Link, Operation, Passage, Principal, Received, Validated},
+    call::{Assurance, CallId, Door, Identified, Link, Operation, Passage, Principal, Received, Validated},
     clock::Timestamp,
     contract::{Catalog, UpstreamName, file::Contract},
     grant::{Decision, Grants, Sessions, Source},
@@ -73,6 +73,9 @@ impl House {
             teams: Vec::new(),
             scopes: Vec::new(),
             workload: None,
+            chain: Vec::new(),
+            tools: None,
+            assurance: Assurance::Bearer,
             credential: "jti-1".to_owned(),
             issued: Timestamp::UNIX_EPOCH,
             expires: Timestamp::MAX,

@@ -4,8 +4,10 @@
 //! deadline, and only so many are under way at once.
 
 mod certificate;
+mod client;
 
 pub use certificate::Certificate;
+pub use client::{Authority, ClientCertificate};
 
 use std::{
     io,

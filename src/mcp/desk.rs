@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper::{HeaderMap, StatusCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -78,7 +79,7 @@ pub(super) struct Desk<R> {
 }
 
 /// Judges the sender's credential once more.
-pub(super) type Again = Arc<dyn Fn() -> Option<Identified> + Send + Sync>;
+pub(super) type Again = Arc<dyn Fn() -> BoxFuture<'static, Option<Identified>> + Send + Sync>;
 
 /// Who sent a message, and how.
 #[derive(Clone)]

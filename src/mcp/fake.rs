@@ -17,7 +17,7 @@ use crate::{
     contract::{Tool, UpstreamName},
     grant::Visibility,
     hold::{Assurance, Book, Change, Credential, Demand, Hold, HoldId, Means, Phase, Record},
-    identity::Unauthenticated,
+    identity::{Presented, Unauthenticated},
     json::{Digest, Object, Value},
     ledger::{Body, HoldChange, Reply},
     pipeline::{HouseChange, ended_as},
@@ -228,12 +228,8 @@ fn result(object: Object) -> Body {
     Body::Result { tree, text }
 }
 
-impl Road for Arc<Fake> {
-    fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
-    fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated> {
+impl Fake {
+    pub(super) fn judge(&self, token: Option<&str>) -> Result<Identified, Unauthenticated> {
         match token {
             None => Err(Unauthenticated::Missing),
             Some("good") if self.revoked.load(Ordering::SeqCst) => Err(Unauthenticated::Revoked),
@@ -242,6 +238,20 @@ impl Road for Arc<Fake> {
             Some("expired") => Err(Unauthenticated::Expired),
             Some(_) => Err(Unauthenticated::Invalid),
         }
+    }
+}
+
+impl Road for Arc<Fake> {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn authenticate(&self, shown: &Presented<'_>) -> Result<Identified, Unauthenticated> {
+        self.judge(shown.token)
+    }
+
+    async fn again(&self, _who: &Arc<Principal>, token: &str) -> Result<Identified, Unauthenticated> {
+        self.judge(Some(token))
     }
 
     fn audience(&self) -> String {

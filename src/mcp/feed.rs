@@ -70,6 +70,8 @@ pub(super) struct Feed<R> {
     offered: Digest,
     waiting: VecDeque<Vec<u8>>,
     recheck: Instant,
+    /// What it woke up by, until that is dealt with.
+    woken: Option<Woken>,
     over: bool,
     ticket: Option<Ticket>,
     _places: Vec<StreamPlace>,
@@ -108,6 +110,7 @@ impl<R: Road> Feed<R> {
             offered,
             waiting: VecDeque::new(),
             recheck: Instant::now() + RECHECK,
+            woken: None,
             over: false,
             ticket,
             _places: places,
@@ -148,52 +151,56 @@ impl<R: Road> Feed<R> {
             if self.over {
                 return None;
             }
-            let cancelled = async {
-                match &mut self.cancelled {
-                    Some(cancelled) => told(cancelled).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let woken = tokio::select! {
-                biased;
-                () = told(&mut self.stop) => Woken::Stop,
-                () = cancelled => Woken::Cancelled,
-                () = sleep_until(self.recheck) => Woken::Recheck,
-                change = self.house.recv() => Woken::House(change),
-                change = self.upstreams.recv() => Woken::Upstream(change),
-                change = self.holds.recv() => Woken::Hold(change),
-            };
+            // kept while the credential is judged, which may take a while in which this is dropped: nothing is lost then
+            if self.woken.is_none() {
+                self.woken = Some(self.wait().await);
+            }
+            match self.woken {
+                Some(Woken::Cancelled) => self.over = true,
+                Some(
+                    Woken::Stop
+                    | Woken::House(Err(RecvError::Closed))
+                    | Woken::Upstream(Err(RecvError::Closed))
+                    | Woken::Hold(Err(RecvError::Closed)),
+                )
+                | None => self.end(),
+                Some(_) => self.judge_again().await,
+            }
+            let woken = self.woken.take();
+            if self.over {
+                continue;
+            }
             match woken {
-                Woken::Cancelled => self.over = true,
-                Woken::Recheck => {
-                    self.recheck = Instant::now() + RECHECK;
-                    self.still_welcome();
-                }
-                Woken::House(Ok(HouseChange::Offers) | Err(RecvError::Lagged(_))) => self.offers_changed(),
-                Woken::Upstream(Ok((upstream, change))) => self.upstream_changed(&upstream, &change),
-                Woken::Upstream(Err(RecvError::Lagged(_))) => self.missed(),
-                Woken::Hold(Ok(change)) => {
-                    if self.wants.held.contains(&change.hold) && self.still_welcome() {
-                        self.tell_task(&change.hold);
-                    }
-                }
-                Woken::Hold(Err(RecvError::Lagged(_))) => {
-                    if !self.wants.held.is_empty() && self.still_welcome() {
-                        self.tell_tasks();
-                    }
-                }
-                Woken::Stop
-                | Woken::House(Err(RecvError::Closed))
-                | Woken::Upstream(Err(RecvError::Closed))
-                | Woken::Hold(Err(RecvError::Closed)) => self.end(),
+                Some(Woken::Recheck) => self.recheck = Instant::now() + RECHECK,
+                Some(Woken::House(Ok(HouseChange::Offers) | Err(RecvError::Lagged(_)))) => self.offers_changed(),
+                Some(Woken::Upstream(Ok((upstream, change)))) => self.upstream_changed(&upstream, &change),
+                Some(Woken::Upstream(Err(_))) => self.missed(),
+                Some(Woken::Hold(Ok(change))) if self.wants.held.contains(&change.hold) => self.tell_task(&change.hold),
+                Some(Woken::Hold(Err(_))) => self.tell_tasks(),
+                _ => {}
             }
         }
     }
 
-    fn offers_changed(&mut self) {
-        if !self.still_welcome() {
-            return;
+    async fn wait(&mut self) -> Woken {
+        let cancelled = async {
+            match &mut self.cancelled {
+                Some(cancelled) => told(cancelled).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = told(&mut self.stop) => Woken::Stop,
+            () = cancelled => Woken::Cancelled,
+            () = sleep_until(self.recheck) => Woken::Recheck,
+            change = self.house.recv() => Woken::House(change),
+            change = self.upstreams.recv() => Woken::Upstream(change),
+            change = self.holds.recv() => Woken::Hold(change),
         }
+    }
+
+    fn offers_changed(&mut self) {
         let now = offered(&self.desk.road, self.peer.who.principal());
         if self.wants.tools && now != self.offered {
             self.tell("notifications/tools/list_changed", Object::new());
@@ -209,7 +216,7 @@ impl<R: Road> Feed<R> {
             Change::Prompts => (self.wants.prompts, Operation::GetPrompt),
             Change::Resource { uri } => (self.follows(uri), Operation::ReadResource),
         };
-        if !wanted || !self.still_welcome() {
+        if !wanted {
             return;
         }
         if !self.desk.road.reachable(self.peer.who.principal(), operation).contains(upstream) {
@@ -227,9 +234,6 @@ impl<R: Road> Feed<R> {
 
     /// Changes were lost: anything may have changed.
     fn missed(&mut self) {
-        if !self.still_welcome() {
-            return;
-        }
         if self.wants.resources {
             self.tell("notifications/resources/list_changed", Object::new());
         }
@@ -263,12 +267,11 @@ impl<R: Road> Feed<R> {
     }
 
     /// Judges the credential again; ends the stream when it is good no more.
-    fn still_welcome(&mut self) -> bool {
-        match (self.peer.again)() {
+    async fn judge_again(&mut self) {
+        match (self.peer.again)().await {
             Some(who) => self.peer.who = who,
             None => self.end(),
         }
-        !self.over
     }
 
     fn tell(&mut self, method: &str, params: Object) {

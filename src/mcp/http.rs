@@ -37,7 +37,7 @@ use super::{
 use crate::{
     call::{Door, Fault, Identified},
     config,
-    identity::Unauthenticated,
+    identity::{Presented, Unauthenticated},
     json::{self, Limits, Object, Value},
     listen::{Arrival, Listener},
 };
@@ -112,11 +112,12 @@ pub async fn serve<R: Road>(
     let listen = listener.local_addr().map_err(|problem| Fault(problem.to_string()))?;
     let (url, hosts, origins) = (settings.url.as_deref(), &settings.allowed_hosts, &settings.allowed_origins);
     let allowed = Allowed::new(listen, listener.scheme(), url, hosts, origins);
-    let challenge = challenge(&road.audience());
+    let audience = road.audience();
+    let challenge = challenge(&audience);
     let desk = Arc::new(Desk::new(road, &settings.key, stop.clone())?);
     let places = Arc::new(Semaphore::new(settings.max_connections.max(1)));
     let drain = settings.drain;
-    let house = Arc::new(House { desk, allowed, challenge, settings });
+    let house = Arc::new(House { desk, allowed, challenge, audience, settings });
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -210,6 +211,7 @@ struct House<R> {
     desk: Arc<Desk<R>>,
     allowed: Allowed,
     challenge: String,
+    audience: String,
     settings: Settings,
 }
 
@@ -274,7 +276,11 @@ impl<R: Road> House<R> {
         }
         let token = headers::bearer(&head.uri, &head.headers);
         let judged = match token {
-            Ok(token) => self.desk.road.authenticate(token),
+            Ok(token) => {
+                let method = head.method.as_str();
+                let shown = Presented { token, method, url: &self.audience, ..Presented::default() };
+                self.desk.road.authenticate(&shown).await
+            }
             Err(()) => Err(Unauthenticated::Invalid),
         };
         let who = match judged {
@@ -424,10 +430,13 @@ impl<R: Road> House<R> {
             let id = headers::only(&head.headers, "mcp-session-id")?.ok_or(Problem::SessionMissing)?;
             Some(Arc::new(self.desk.open_session(id, who)?))
         };
-        let desk = Arc::clone(&self.desk);
+        let (desk, principal) = (Arc::clone(&self.desk), Arc::clone(who.principal()));
         Ok(Peer {
             who: who.clone(),
-            again: Arc::new(move || desk.road.authenticate(Some(&token)).ok()),
+            again: Arc::new(move || {
+                let (desk, principal, token) = (Arc::clone(&desk), Arc::clone(&principal), Arc::clone(&token));
+                Box::pin(async move { desk.road.again(&principal, &token).await.ok() })
+            }),
             door: Door::Http,
             scope: session.as_ref().map(|session| Arc::clone(&session.nonce)),
             session,

@@ -10,7 +10,7 @@ use crate::{
     contract::{Tool, UpstreamName},
     grant::Visibility,
     hold::{HoldId, Phase, Record},
-    identity::Unauthenticated,
+    identity::{Presented, Unauthenticated},
     json::Value,
     ledger::{Event, HoldChange, NotChanged, Reply},
     pipeline::{HouseChange, Pipeline},
@@ -64,11 +64,21 @@ pub trait Road: Send + Sync + 'static {
     /// The time.
     fn now(&self) -> Timestamp;
 
-    /// Judges a bearer token.
+    /// Judges what came with a request.
     ///
     /// # Errors
     /// Why it is not accepted.
-    fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated>;
+    fn authenticate(&self, shown: &Presented<'_>) -> impl Future<Output = Result<Identified, Unauthenticated>> + Send;
+
+    /// Judges a credential once more that was accepted before, for what outlasts one request.
+    ///
+    /// # Errors
+    /// Why it is not accepted any more.
+    fn again(
+        &self,
+        who: &Arc<Principal>,
+        token: &str,
+    ) -> impl Future<Output = Result<Identified, Unauthenticated>> + Send;
 
     /// The URL of `/mcp`, the audience of tokens.
     fn audience(&self) -> String;
@@ -159,8 +169,12 @@ impl Road for Arc<Pipeline> {
         self.clock.now()
     }
 
-    fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated> {
-        self.identity.authenticate(token)
+    async fn authenticate(&self, shown: &Presented<'_>) -> Result<Identified, Unauthenticated> {
+        self.identity.authenticate(shown).await
+    }
+
+    async fn again(&self, who: &Arc<Principal>, _token: &str) -> Result<Identified, Unauthenticated> {
+        self.identity.again(who)
     }
 
     fn audience(&self) -> String {

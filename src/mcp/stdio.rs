@@ -234,7 +234,7 @@ impl<R: Road> Channel<R> {
         let again = Arc::clone(&self.who);
         Peer {
             who: who.clone(),
-            again: Arc::new(move || again()),
+            again: Arc::new(move || Box::pin(std::future::ready(again()))),
             door: Door::Stdio,
             session,
             scope: Some(Arc::clone(&self.scope)),

@@ -200,7 +200,7 @@ impl<R: Road> Await<R> {
 impl<R: Road> Speaks for Await<R> {
     async fn next(&mut self) -> Step {
         loop {
-            match (self.peer.again)() {
+            match (self.peer.again)().await {
                 Some(who) => self.peer.who = who,
                 None => return self.refuse(&Problem::SessionUnknown),
             }

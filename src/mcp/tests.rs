@@ -687,7 +687,7 @@ async fn channel(house: &Arc<Fake>, input: &str) -> Vec<Value> {
     let road = Arc::clone(house);
     let again = Arc::clone(house);
     let (_stop, stopped) = watch::channel(false);
-    let who = move || again.authenticate(Some("good")).ok();
+    let who = move || again.judge(Some("good")).ok();
     let input = std::io::Cursor::new(input.as_bytes().to_vec());
     stdio::serve(road, settings, who, input, theirs, stopped).await.unwrap();
     let mut written = String::new();

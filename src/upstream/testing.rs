@@ -7,7 +7,7 @@ use std::{
 
 use super::{Host, outgoing::Sendable};
 use crate::{
-    call::{ClientSide, Link, Notice, Operation, Passage, Principal},
+    call::{Assurance, ClientSide, Link, Notice, Operation, Passage, Principal},
     clock::Timestamp,
     config::{Transport, UpstreamConfig},
     contract::{Advertised, Tool, UpstreamName, file::Contract},
@@ -36,6 +36,9 @@ impl FakeCall {
             teams: Vec::new(),
             scopes: Vec::new(),
             workload: None,
+            chain: Vec::new(),
+            tools: None,
+            assurance: Assurance::Bearer,
             credential: "c".to_owned(),
             issued: Timestamp::UNIX_EPOCH,
             expires: Timestamp::UNIX_EPOCH,

@@ -18,7 +18,7 @@ use super::{
     visitor::SignedIn,
 };
 use crate::{
-    call::{Operation, Principal},
+    call::{Assurance, Operation, Principal},
     clock::Timestamp,
     contract::Tool,
     display::visible,
@@ -65,6 +65,9 @@ impl Who {
             teams,
             scopes: Vec::new(),
             workload: None,
+            chain: Vec::new(),
+            tools: None,
+            assurance: Assurance::Bearer,
             credential: String::new(),
             issued: now,
             expires: now,

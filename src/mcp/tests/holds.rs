@@ -221,7 +221,7 @@ async fn to_decline_the_page_withdraws_the_hold() {
     let state = text(&first, "requestState").to_owned();
     door.house.approve();
     let record = door.house.open_hold();
-    door.house.run(record.hold.id.clone(), door.house.authenticate(Some("good")).unwrap());
+    door.house.run(record.hold.id.clone(), door.house.judge(Some("good")).unwrap());
     let no = r#""inputResponses":{"countersign":{"action":"decline"}}"#;
     let late = format!(r#"{impatient},"requestState":"{state}",{no}"#);
     let got = result(&door.held(PAGES, &late).await);

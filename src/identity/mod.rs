@@ -21,11 +21,12 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    call::{Fault, Identified, Principal},
+    call::{Assurance, Fault, Identified, Principal},
     clock::{Clock, Timestamp, ulid},
     hold::Hold,
     json::Digest,
     ledger::{Event, Ledger},
+    listen::ClientCertificate,
     secret_file,
 };
 
@@ -57,6 +58,40 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("audience", &self.audience).finish_non_exhaustive()
     }
+}
+
+/// What came with a request to show who sends it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Presented<'a> {
+    /// The token, without the word before it.
+    pub token: Option<&'a str>,
+    /// That word.
+    pub scheme: Scheme,
+    /// The header `DPoP` (RFC 9449).
+    pub proof: Option<&'a str>,
+    /// The method of the request.
+    pub method: &'a str,
+    /// Where it was sent, as a proof has to name it: the URL of `/mcp`, or of the token endpoint.
+    pub url: &'a str,
+    /// The certificate that the client showed in the handshake of TLS.
+    pub certificate: Option<&'a ClientCertificate>,
+}
+
+impl<'a> Presented<'a> {
+    /// A bearer token and nothing else.
+    pub fn bearer(token: &'a str) -> Self {
+        Self { token: Some(token), ..Self::default() }
+    }
+}
+
+/// How a token was sent: the scheme of `Authorization`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Bearer` (RFC 6750)
+    #[default]
+    Bearer,
+    /// `DPoP` (RFC 9449)
+    Dpop,
 }
 
 /// Why a credential is not accepted. [`Unauthenticated::code`] is public interface.
@@ -157,12 +192,12 @@ impl Identity {
         })
     }
 
-    /// Judges a bearer token (without the word `Bearer`).
+    /// Judges what came with a request.
     ///
     /// # Errors
     /// Why it is not accepted.
-    pub fn authenticate(&self, token: Option<&str>) -> Result<Identified, Unauthenticated> {
-        let token = token.ok_or(Unauthenticated::Missing)?;
+    pub async fn authenticate(&self, shown: &Presented<'_>) -> Result<Identified, Unauthenticated> {
+        let token = shown.token.ok_or(Unauthenticated::Missing)?;
         if token.len() > LONGEST {
             return Err(Unauthenticated::Invalid);
         }
@@ -203,6 +238,9 @@ impl Identity {
             teams: Vec::new(),
             scopes: Vec::new(),
             workload: None,
+            chain: Vec::new(),
+            tools: None,
+            assurance: Assurance::Bearer,
             credential: hold.credential.clone(),
             issued: hold.created,
             expires,
@@ -231,6 +269,9 @@ impl Identity {
             teams: Vec::new(),
             scopes: Vec::new(),
             workload: None,
+            chain: Vec::new(),
+            tools: None,
+            assurance: Assurance::Bearer,
             credential: claims.jti,
             issued: time(claims.iat)?,
             expires: time(claims.exp)?,
@@ -278,6 +319,9 @@ impl Identity {
             teams: Vec::new(),
             scopes: Vec::new(),
             workload: None,
+            chain: Vec::new(),
+            tools: None,
+            assurance: Assurance::Process,
             credential: STDIO.to_owned(),
             issued: self.clock.now(),
             expires: Timestamp::MAX,
@@ -442,8 +486,8 @@ mod tests {
         }
     }
 
-    fn refusal(identity: &Identity, token: &str) -> Unauthenticated {
-        identity.authenticate(Some(token)).unwrap_err()
+    async fn refusal(identity: &Identity, token: &str) -> Unauthenticated {
+        identity.authenticate(&Presented::bearer(token)).await.unwrap_err()
     }
 
     #[tokio::test]
@@ -451,24 +495,24 @@ mod tests {
         let house = house();
         let token = house.identity.issue(request("demo")).await.unwrap();
         for _ in 0..2 {
-            let who = house.identity.authenticate(Some(&token)).unwrap();
+            let who = house.identity.authenticate(&Presented::bearer(&token)).await.unwrap();
             let principal = who.principal();
             assert_eq!(principal.agent, "demo");
             assert_eq!(principal.user.as_deref(), Some("ann"));
             assert_eq!(principal.task.as_deref(), Some("t1"));
         }
-        assert_eq!(house.identity.authenticate(None).unwrap_err(), Unauthenticated::Missing);
+        assert_eq!(house.identity.authenticate(&Presented::default()).await.unwrap_err(), Unauthenticated::Missing);
     }
 
     #[tokio::test]
     async fn a_token_ends_when_its_time_is_over() {
         let house = house();
         let token = house.identity.issue(request("demo")).await.unwrap();
-        house.identity.authenticate(Some(&token)).unwrap();
+        house.identity.authenticate(&Presented::bearer(&token)).await.unwrap();
         house.clock.advance(jiff::SignedDuration::from_secs(60));
-        assert_eq!(refusal(&house.identity, &token), Unauthenticated::Expired);
+        assert_eq!(refusal(&house.identity, &token).await, Unauthenticated::Expired);
         house.clock.advance(jiff::SignedDuration::from_secs(-120));
-        assert_eq!(refusal(&house.identity, &token), Unauthenticated::Invalid, "not valid before it was issued");
+        assert_eq!(refusal(&house.identity, &token).await, Unauthenticated::Invalid, "not valid before it was issued");
     }
 
     #[tokio::test]
@@ -477,23 +521,23 @@ mod tests {
         let first = house.identity.issue(request("demo")).await.unwrap();
         let second = house.identity.issue(request("demo")).await.unwrap();
         let other = house.identity.issue(request("other")).await.unwrap();
-        let who = house.identity.authenticate(Some(&first)).unwrap();
+        let who = house.identity.authenticate(&Presented::bearer(&first)).await.unwrap();
         house.identity.revoke("demo", Some(&who.principal().credential)).await.unwrap();
-        assert_eq!(refusal(&house.identity, &first), Unauthenticated::Revoked);
+        assert_eq!(refusal(&house.identity, &first).await, Unauthenticated::Revoked);
         assert_eq!(house.identity.again(who.principal()).unwrap_err(), Unauthenticated::Revoked);
-        house.identity.authenticate(Some(&second)).unwrap();
+        house.identity.authenticate(&Presented::bearer(&second)).await.unwrap();
         house.identity.revoke("demo", None).await.unwrap();
-        assert_eq!(refusal(&house.identity, &second), Unauthenticated::Revoked);
-        house.identity.authenticate(Some(&other)).unwrap();
+        assert_eq!(refusal(&house.identity, &second).await, Unauthenticated::Revoked);
+        house.identity.authenticate(&Presented::bearer(&other)).await.unwrap();
         let third = house.identity.issue(request("demo")).await.unwrap();
-        house.identity.authenticate(Some(&third)).unwrap();
+        house.identity.authenticate(&Presented::bearer(&third)).await.unwrap();
         house.identity.ledger.close().await;
         let House { folder, clock, identity } = house;
         let audience = identity.audience().to_owned();
         drop(identity);
         let house = house_at(folder, clock, &audience);
-        assert_eq!(refusal(&house.identity, &first), Unauthenticated::Revoked);
-        house.identity.authenticate(Some(&third)).unwrap();
+        assert_eq!(refusal(&house.identity, &first).await, Unauthenticated::Revoked);
+        house.identity.authenticate(&Presented::bearer(&third)).await.unwrap();
         assert!(house.identity.revoke("other", Some("tok_nope")).await.is_err());
     }
 
@@ -529,9 +573,9 @@ mod tests {
             ("too long", "a".repeat(LONGEST + 1)),
         ];
         for (what, forged) in rows {
-            assert_eq!(refusal(&house.identity, &forged), Unauthenticated::Invalid, "{what}");
+            assert_eq!(refusal(&house.identity, &forged).await, Unauthenticated::Invalid, "{what}");
         }
-        house.identity.authenticate(Some(&with("x", "x"))).unwrap();
+        house.identity.authenticate(&Presented::bearer(&with("x", "x"))).await.unwrap();
     }
 
     #[tokio::test]
