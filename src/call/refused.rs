@@ -36,6 +36,11 @@ pub enum Refused {
     },
     /// No grant permits this call with these arguments.
     NotGranted,
+    /// A grant would permit it, or have it countersigned, for a credential with these scopes.
+    InsufficientScope {
+        /// Every scope that the grant asks for, those that the credential has among them.
+        scopes: Vec<String>,
+    },
     /// A grant permits it, but not this often.
     LimitExceeded {
         /// Until the limit lets one through again, milliseconds.
@@ -126,6 +131,7 @@ impl Refused {
             Self::PolicyError => "policy_error",
             Self::Forbidden { .. } => "forbidden",
             Self::NotGranted => "not_granted",
+            Self::InsufficientScope { .. } => "insufficient_scope",
             Self::LimitExceeded { .. } => "limit_exceeded",
             Self::ApprovalRequired { .. } => "approval_required",
             Self::TooManyHolds => "too_many_holds",
@@ -167,6 +173,14 @@ impl Refused {
         }
     }
 
+    /// The scopes that a credential needs for it, when it lacks some.
+    pub fn scopes(&self) -> Option<&[String]> {
+        match self {
+            Self::InsufficientScope { scopes } => Some(scopes),
+            _ => None,
+        }
+    }
+
     /// Where in the arguments, when there is a place.
     pub fn pointer(&self) -> Option<&str> {
         match self {
@@ -192,6 +206,11 @@ impl fmt::Display for Refused {
             Self::Forbidden { reason: Some(reason) } => write!(f, "a guardrail forbids this call: {reason}"),
             Self::Forbidden { reason: None } => f.write_str("a guardrail forbids this call"),
             Self::NotGranted => f.write_str("no grant permits this call with these arguments"),
+            Self::InsufficientScope { scopes } => write!(
+                f,
+                "this call needs the scope `{}`; get a credential that has it, and call again",
+                scopes.join(" ")
+            ),
             Self::LimitExceeded { retry_after_ms } => {
                 write!(f, "the limit for this tool is used up; try again in {} s", retry_after_ms.div_ceil(1_000))
             }

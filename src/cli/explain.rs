@@ -1,5 +1,7 @@
 //! `grant explain`: how a call would be decided, and by what.
 
+use clap::Args;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,19 +18,52 @@ use crate::{
     server::House,
 };
 
-/// What is asked.
-pub(super) struct Question {
-    pub(super) agent: String,
-    pub(super) tool: String,
-    pub(super) arguments: String,
-    pub(super) user: Option<String>,
-    pub(super) task: Option<String>,
-    pub(super) teams: Vec<String>,
+/// What is asked: a call, and everything of its caller that a policy can look at.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// The agent
+    #[arg(long)]
+    agent: String,
+    /// `<upstream>__<tool>`
+    #[arg(long)]
+    tool: String,
+    /// The arguments
+    #[arg(long = "args", value_name = "JSON", default_value = "{}")]
+    arguments: String,
+    /// The user it acts for
+    #[arg(long)]
+    user: Option<String>,
+    /// The task it works on
+    #[arg(long)]
+    task: Option<String>,
+    /// A team it belongs to
+    #[arg(long = "team", value_name = "TEAM")]
+    teams: Vec<String>,
+    /// A scope of its credential
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// Its workload identity, such as a SPIFFE id
+    #[arg(long, value_name = "ID")]
+    workload: Option<String>,
+    /// Who vouches for it
+    #[arg(long, default_value = ISSUER)]
+    issuer: String,
+    /// An agent that the call went through: the first one first, the one who calls now last
+    #[arg(long, value_name = "AGENT")]
+    chain: Vec<String>,
+    /// How surely it is that agent: `bearer`, `bound`, `certificate` or `process`
+    #[arg(long, value_name = "WORD", default_value = "bearer")]
+    assurance: String,
+    /// The only actions that its credential is for; all, without
+    #[arg(long, value_name = "ACTION,…", value_delimiter = ',')]
+    tools: Vec<String>,
 }
 
 /// Decides a call that nobody makes; nothing is counted and nothing recorded.
 pub(super) fn explain(house: &House, question: Question) -> Result<Value, Failure> {
-    let Question { agent, tool: name, arguments, user, task, teams } = question;
+    let Question { agent, tool: name, arguments, user, task, teams, scopes, workload, issuer, chain, assurance, tools } =
+        question;
     let (pipeline, now) = (&house.pipeline, house.pipeline.clock.now());
     let catalog = pipeline.catalog.load();
     let Some(tool) = catalog.find(Operation::CallTool, &name) else {
@@ -46,17 +81,21 @@ pub(super) fn explain(house: &House, question: Question) -> Result<Value, Failur
         )
         .hint("write them as one JSON object in single quotes")
     })?;
+    let Some(assurance) = Assurance::read(&assurance) else {
+        return Err(Failure::new(Exit::Cannot, format!("there is no assurance `{}`", visible(&assurance)))
+            .hint("write `bearer`, `bound`, `certificate` or `process`"));
+    };
     let who = Principal {
         agent,
-        issuer: ISSUER.to_owned(),
+        issuer,
         user,
         task,
         teams,
-        scopes: Vec::new(),
-        workload: None,
-        chain: Vec::new(),
-        tools: None,
-        assurance: Assurance::Bearer,
+        scopes,
+        workload,
+        chain,
+        tools: Some(tools).filter(|tools| !tools.is_empty()),
+        assurance,
         credential: "explain".to_owned(),
         issued: now,
         expires: now,
@@ -90,7 +129,8 @@ pub(super) fn explain(house: &House, question: Question) -> Result<Value, Failur
             });
             json!({"decision": "hold", "demands": demands.collect::<Vec<_>>()})
         }
-        Explained::Deny(refused) => json!({"decision": "deny", "reason": refused.code(), "text": refused.to_string()}),
+        Explained::Deny(refused) => json!({"decision": "deny", "reason": refused.code(), "text": refused.to_string(),
+                                           "scopes": refused.scopes()}),
     };
     Ok(joined(joined(base, verdict), json!({"policies": policies})))
 }

@@ -233,26 +233,7 @@ enum GrantCommand {
         after_help = "Example:\n  countersign grant explain --agent demo --tool bank__transfer --args '{\"from\": \
                             \"alice\", \"to\": \"bob\", \"amount\": 100}'\n\nExits with 1 when the call would be denied."
     )]
-    Explain {
-        /// The agent
-        #[arg(long)]
-        agent: String,
-        /// `<upstream>__<tool>`
-        #[arg(long)]
-        tool: String,
-        /// The arguments
-        #[arg(long, value_name = "JSON", default_value = "{}")]
-        args: String,
-        /// The user it acts for
-        #[arg(long)]
-        user: Option<String>,
-        /// The task it works on
-        #[arg(long)]
-        task: Option<String>,
-        /// A team it belongs to
-        #[arg(long = "team", value_name = "TEAM")]
-        teams: Vec<String>,
-    },
+    Explain(explain::Question),
 }
 
 #[derive(Debug, Subcommand)]
@@ -511,9 +492,8 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
             });
             done
         }
-        Command::Grant(GrantCommand::Explain { agent, tool, args, user, task, teams }) => {
-            let request = Request::ExplainGrant { agent, tool, arguments: args, user, task, teams };
-            let answer = place.ask(request).await?;
+        Command::Grant(GrantCommand::Explain(question)) => {
+            let answer = place.ask(Request::ExplainGrant(question)).await?;
             place.answer(&answer, explain::text);
             Ok(if show::field(&answer, "decision") == "deny" { Exit::No } else { Exit::Done })
         }

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    approvers, control, holds,
+    approvers, control,
+    explain::Question,
+    holds,
     outcome::{Exit, Failure, error_json},
     show,
 };
@@ -86,20 +88,7 @@ pub enum Request {
         digest: String,
     },
     /// How a call would be decided.
-    ExplainGrant {
-        /// The agent.
-        agent: String,
-        /// `<upstream>__<tool>`
-        tool: String,
-        /// JSON text of the arguments.
-        arguments: String,
-        /// The user it acts for.
-        user: Option<String>,
-        /// The task it works on.
-        task: Option<String>,
-        /// Teams it belongs to.
-        teams: Vec<String>,
-    },
+    ExplainGrant(Question),
     /// Holds, the newest first.
     ListHolds {
         /// Of this state; `open` for those that can still be run, `all` for every one that is known.
@@ -294,7 +283,7 @@ pub async fn with_house(config: Config, request: Request) -> Result<Value, Failu
             Request::Reload | Request::Stop => return Err(no_server()),
             // what is shown or countersigned depends on the grants that are in force
             Request::Status
-            | Request::ExplainGrant { .. }
+            | Request::ExplainGrant(_)
             | Request::ShowHold { .. }
             | Request::ApproveHold { .. }
             | Request::DenyHold { .. } => House::open(config.clone(), Clock::System),
@@ -361,9 +350,7 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
             })?;
             Ok(json!({"tool": tool, "rejected": true, "digest": digest}))
         }
-        Request::ExplainGrant { agent, tool, arguments, user, task, teams } => {
-            super::explain::explain(house, super::explain::Question { agent, tool, arguments, user, task, teams })
-        }
+        Request::ExplainGrant(question) => super::explain::explain(house, question),
         Request::ListHolds { state, most } => holds::list(house, &state, most),
         Request::ShowHold { hold, approver } => holds::show(house, &hold, approver).await,
         Request::ApproveHold { hold, digest, approver, passphrase } => {

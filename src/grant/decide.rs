@@ -156,6 +156,9 @@ impl Asked {
 #[derive(Debug)]
 pub(super) struct Slice {
     pub(super) rules: Box<[u32]>,
+    /// Permits whose `@scope` asks for more than the principal has: they permit nothing, but where one would, the
+    /// principal is told what it lacks.
+    pub(super) lacking: Box<[u32]>,
     sets: Arc<Sets>,
     /// The arguments that some policy looks at.
     input: Vec<Field>,
@@ -172,12 +175,14 @@ struct Uses {
     agent: bool,
 }
 
-/// Which slice: numbers of the site, of the agent and teams that scopes name, and how many `@until`s are past.
+/// Which slice: numbers of the site, of the agent and teams that policies' scopes name, of the credential's scopes that
+/// some `@scope` names, and how many `@until`s are past. Whoever shares a slice is alike in all that made it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SliceKey {
     site: u32,
     agent: Option<u32>,
     teams: Vec<u32>,
+    scopes: Vec<u32>,
     past: usize,
 }
 
@@ -229,7 +234,7 @@ impl Grants {
 
     fn decide_with(&self, call: Validated, sessions: &Sessions, warrant: Option<&Warrant>) -> Decision {
         let who = call.principal();
-        let verdict = match self.site(&call.tool().action, &call.tool().upstream) {
+        let verdict = match self.site_of(who, &call.tool().action, &call.tool().upstream) {
             // contracts and grants are replaced one after the other: in between, policies would judge a contract
             // whose impact and arguments they do not know
             Some(site) if !site.contracts.contains(&call.tool().digest) => {
@@ -247,7 +252,7 @@ impl Grants {
                 let question = Question { who, site, arguments: Some(arguments), now: call.at() };
                 self.settle(question, &call.tool().action, sessions, warrant)
             }
-            // no policy was typed against this tool, so none can be about it
+            // no policy was typed against this tool, so none can be about it; or it is none of the credential's
             None => Verdict::Deny { refused: Refused::NotGranted, policies: Vec::new() },
         };
         match verdict {
@@ -265,9 +270,9 @@ impl Grants {
     }
 
     /// Whether some arguments could let this principal call the tool at `now`; `None` hides it. Conditions on
-    /// arguments or attributes count as "could".
+    /// arguments or attributes count as "could", and so do scopes that it lacks: it can get them, once it is told which.
     pub fn visibility(&self, principal: &Principal, tool: &Tool, now: Timestamp) -> Option<Visibility> {
-        self.slice(self.site(&tool.action, &tool.upstream)?, principal, now).visible
+        self.slice(self.site_of(principal, &tool.action, &tool.upstream)?, principal, now).visible
     }
 
     /// Whether some grant could let this principal use that operation of the upstream at all.
@@ -279,7 +284,8 @@ impl Grants {
         now: Timestamp,
     ) -> bool {
         let could = |action: &str| {
-            self.site(action, upstream).is_some_and(|site| self.slice(site, principal, now).visible.is_some())
+            self.site_of(principal, action, upstream)
+                .is_some_and(|site| self.slice(site, principal, now).visible.is_some())
         };
         match operation {
             Operation::CallTool => self
@@ -304,7 +310,7 @@ impl Grants {
         sessions: &Sessions,
         now: Timestamp,
     ) -> bool {
-        let Some(site) = self.site(asked.action(), upstream) else { return false };
+        let Some(site) = self.site_of(principal, asked.action(), upstream) else { return false };
         let question = Question { who: principal, site, arguments: None, now };
         matches!(self.settle(question, asked.action(), sessions, None), Verdict::Permit { .. })
     }
@@ -318,7 +324,7 @@ impl Grants {
         sessions: &Sessions,
         now: Timestamp,
     ) -> bool {
-        let Some(site) = self.site(asked.action(), upstream) else { return false };
+        let Some(site) = self.site_of(principal, asked.action(), upstream) else { return false };
         let question = Question { who: principal, site, arguments: None, now };
         let slice = self.slice(site, principal, now);
         let take = || sessions.turn(&principal.agent, principal.user.as_deref(), principal.task.as_deref());
@@ -362,6 +368,13 @@ impl Grants {
                         None => return deny(Refused::PolicyError),
                     }
                 }
+                Verdict::Deny { refused: Refused::NotGranted, policies } => {
+                    let facts = || turn.facts(action, now);
+                    return match self.would_do(&slice, question, facts, sessions) {
+                        Some(lacking) => lacking,
+                        None => Verdict::Deny { refused: Refused::NotGranted, policies },
+                    };
+                }
                 verdict => return verdict,
             };
             if let Err(refused) = turn.reserve(now) {
@@ -382,6 +395,37 @@ impl Grants {
             }
         }
         deny(Refused::LimitExceeded { retry_after_ms: 1_000 })
+    }
+
+    /// The refusal that names what the principal lacks, where a permit would let the call go or be countersigned did
+    /// its scopes suffice. Of several, the one that lacks least.
+    pub(super) fn would_do(
+        &self,
+        slice: &Slice,
+        question: Question<'_>,
+        facts: impl FnOnce() -> Facts,
+        sessions: &Sessions,
+    ) -> Option<Verdict> {
+        let Question { who, site, now, .. } = question;
+        if slice.lacking.is_empty() {
+            return None;
+        }
+        let mut all: Vec<u32> = slice.rules.iter().chain(&slice.lacking).copied().collect();
+        all.sort_unstable();
+        let whole = self.cut(all.into(), Box::default(), site);
+        let facts = whole.uses.session.then(facts);
+        // one that errs refuses nothing, since it is none of the principal's
+        let satisfied = self.satisfied(&whole, question, facts.as_ref()).ok()?;
+        let live = |rule: &Rule| rule.limit.and_then(|limit| sessions.wait(&rule.id, &who.agent, limit, now)).is_none();
+        let (permit, rule) = satisfied
+            .permits
+            .iter()
+            .filter(|permit| slice.lacking.contains(*permit))
+            .filter_map(|permit| Some((*permit, self.rule(*permit)?)))
+            .filter(|(_, rule)| live(rule))
+            .min_by_key(|(permit, rule)| (rule.lacks(&who.scopes).count(), *permit))?;
+        let refused = Refused::InsufficientScope { scopes: rule.scopes.clone() };
+        Some(Verdict::Deny { refused, policies: vec![permit] })
     }
 
     /// The verdict that satisfied policies come to, nothing counted.
@@ -476,6 +520,12 @@ impl Grants {
         if erred.is_empty() { Ok(satisfied) } else { Err((Refused::PolicyError, erred)) }
     }
 
+    /// Where a call of that principal goes. A credential that is for some actions only has no way to any other, as if
+    /// nothing were known of it: this is the one place that decides so, and everything that is asked comes through it.
+    pub(super) fn site_of(&self, who: &Principal, action: &str, upstream: &UpstreamName) -> Option<&Site> {
+        is_for(who, action).then(|| self.site(action, upstream))?
+    }
+
     /// Where a call goes, if the contracts know of it.
     pub(super) fn site(&self, action: &str, upstream: &UpstreamName) -> Option<&Site> {
         let sites = self.sites.get(action)?;
@@ -513,8 +563,11 @@ impl Grants {
         let mut teams: Vec<u32> = who.teams.iter().filter_map(|team| self.teams.get(team).copied()).collect();
         teams.sort_unstable();
         teams.dedup();
+        let mut scopes: Vec<u32> = who.scopes.iter().filter_map(|scope| self.scopes.get(scope).copied()).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
         let past = self.untils.partition_point(|until| *until <= now);
-        let key = SliceKey { site: site.number, agent: self.agents.get(&who.agent).copied(), teams, past };
+        let key = SliceKey { site: site.number, agent: self.agents.get(&who.agent).copied(), teams, scopes, past };
         if let Some(slice) = self.slices.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Arc::clone(slice);
         }
@@ -522,7 +575,9 @@ impl Grants {
             site.rules.iter().copied().filter(|place| {
                 self.rule(*place).is_some_and(|rule| !rule.is_over(now) && covers(&rule.principal, who))
             });
-        let slice = Arc::new(self.cut(rules.collect(), site));
+        let (rules, lacking): (Vec<u32>, Vec<u32>) =
+            rules.partition(|place| self.rule(*place).is_some_and(|rule| rule.lacks(&who.scopes).next().is_none()));
+        let slice = Arc::new(self.cut(rules.into(), lacking.into(), site));
         let mut slices = self.slices.write().unwrap_or_else(PoisonError::into_inner);
         if slices.len() >= SLICES {
             slices.clear();
@@ -531,9 +586,10 @@ impl Grants {
         slice
     }
 
-    /// A slice of just these rules.
-    pub(super) fn cut(&self, rules: Box<[u32]>, site: &Site) -> Slice {
-        let these: Vec<&Rule> = rules.iter().filter_map(|place| self.rule(*place)).collect();
+    /// A slice of just these rules, beside permits that would need more scopes.
+    pub(super) fn cut(&self, rules: Box<[u32]>, lacking: Box<[u32]>, site: &Site) -> Slice {
+        let known = |places: &[u32]| -> Vec<&Rule> { places.iter().filter_map(|place| self.rule(*place)).collect() };
+        let these = known(&rules);
         let mentions = |word: &str| these.iter().any(|rule| rule.mentions.contains(word));
         let uses = Uses {
             input: mentions("input"),
@@ -548,8 +604,9 @@ impl Grants {
             sets: self.sets(&rules, &these),
             input: input.unwrap_or_default(),
             uses,
-            visible: visible(&these),
+            visible: visible(&[these, known(&lacking)].concat()),
             rules,
+            lacking,
         }
     }
 
@@ -573,6 +630,11 @@ impl Grants {
         known.insert(places.into(), Arc::clone(&sets));
         sets
     }
+}
+
+/// Whether the principal's credential is for that action: all are without a restriction.
+pub(super) fn is_for(who: &Principal, action: &str) -> bool {
+    who.tools.as_ref().is_none_or(|tools| tools.iter().any(|tool| tool == action))
 }
 
 /// Whether a principal's scope can match: exactly Cedar's answer.
@@ -645,6 +707,8 @@ fn described_agent(kinds: &Kinds, agent: &EntityUid, who: &Principal, whole: boo
         ("issuer".to_owned(), text(&who.issuer)),
         ("teams".to_owned(), texts(&who.teams)),
         ("scopes".to_owned(), texts(&who.scopes)),
+        ("chain".to_owned(), texts(&who.chain)),
+        ("assurance".to_owned(), text(who.assurance.word())),
     ]);
     for (name, value) in [("user", &who.user), ("task", &who.task), ("workload", &who.workload)] {
         attributes.extend(value.as_ref().map(|value| (name.to_owned(), text(value))));

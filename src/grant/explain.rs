@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     Grants, Sessions,
-    decide::{Question, Satisfied, Verdict, covers},
+    decide::{Question, Satisfied, Verdict, covers, is_for},
     load::Rule,
 };
 use crate::{
@@ -58,7 +58,7 @@ pub struct Considered {
 }
 
 /// What became of a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PolicyOutcome {
     /// The decision rests on it.
     Decided,
@@ -70,6 +70,10 @@ pub enum PolicyOutcome {
     Erred,
     /// Its `when` or `unless` does not hold.
     ConditionFalse,
+    /// It holds, but its `@scope` asks for these too, which the credential has not: it permits nothing.
+    MissingScope(Vec<String>),
+    /// The credential is restricted to other tools, so no policy about this one is asked.
+    OtherTools,
     /// Its `@until` is past.
     Expired,
     /// It is about other principals.
@@ -82,13 +86,15 @@ pub enum PolicyOutcome {
 
 impl PolicyOutcome {
     /// A stable word for it.
-    pub fn code(self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Decided => "decided",
             Self::NotNeeded => "not_needed",
             Self::LimitUsedUp(_) => "limit_used_up",
             Self::Erred => "error",
             Self::ConditionFalse => "condition_false",
+            Self::MissingScope(_) => "missing_scope",
+            Self::OtherTools => "other_tools",
             Self::Expired => "expired",
             Self::OtherPrincipal => "other_principal",
             Self::OtherAction => "other_action",
@@ -105,6 +111,10 @@ impl fmt::Display for PolicyOutcome {
             Self::LimitUsedUp(wait) => write!(f, "holds, but its limit is used up for {} s", wait.div_ceil(1_000)),
             Self::Erred => f.write_str("could not be evaluated"),
             Self::ConditionFalse => f.write_str("its condition does not hold"),
+            Self::MissingScope(scopes) => {
+                write!(f, "holds, but permits nothing without the scope `{}`", scopes.join(" "))
+            }
+            Self::OtherTools => f.write_str("not asked: the credential is restricted to other tools"),
             Self::Expired => f.write_str("its `@until` is past"),
             Self::OtherPrincipal => f.write_str("its principal is another"),
             Self::OtherAction => f.write_str("its action is another"),
@@ -143,11 +153,20 @@ impl Grants {
         };
         let question = Question { who, site, arguments: Some(arguments), now };
         let facts = sessions.facts(who, action, now);
-        let judge = |places: Box<[u32]>| self.satisfied(&self.cut(places, site), question, Some(&facts));
+        let judge =
+            |places: Box<[u32]>| self.satisfied(&self.cut(places, Box::default(), site), question, Some(&facts));
         let slice = self.slice(site, who, now);
-        let (verdict, satisfied) = match judge(slice.rules.clone()) {
+        let restricted = !is_for(who, action);
+        let rules = if restricted { Box::default() } else { slice.rules.clone() };
+        let (verdict, satisfied) = match judge(rules) {
             Ok(satisfied) => (self.conclude(&satisfied, &who.agent, sessions, now), satisfied),
             Err((refused, policies)) => (Verdict::Deny { refused, policies }, Satisfied::default()),
+        };
+        let verdict = match verdict {
+            Verdict::Deny { refused: Refused::NotGranted, policies } if !restricted => self
+                .would_do(&slice, question, || facts.clone(), sessions)
+                .unwrap_or(Verdict::Deny { refused: Refused::NotGranted, policies }),
+            verdict => verdict,
         };
         let (verdict, decided) = match verdict {
             Verdict::Permit { permit, .. } => (Explained::Permit, vec![permit]),
@@ -167,6 +186,17 @@ impl Grants {
             }
             if rule.is_over(now) {
                 return PolicyOutcome::Expired;
+            }
+            if restricted {
+                return PolicyOutcome::OtherTools;
+            }
+            let missing: Vec<String> = rule.lacks(&who.scopes).cloned().collect();
+            if !missing.is_empty() {
+                return match judge(Box::new([place])) {
+                    Ok(alone) if alone == Satisfied::default() => PolicyOutcome::ConditionFalse,
+                    Ok(_) => PolicyOutcome::MissingScope(missing),
+                    Err(_) => PolicyOutcome::Erred,
+                };
             }
             let holds =
                 [&satisfied.permits, &satisfied.forbids, &satisfied.holds].iter().any(|set| set.contains(&place));
@@ -255,6 +285,7 @@ impl Explanation {
                 "verdict": verdict,
                 "reason": refused.code(),
                 "pointer": refused.pointer(),
+                "scopes": refused.scopes(),
                 "retryAfterMs": refused.retry_after_ms(),
                 "set": set,
                 "policies": policies,

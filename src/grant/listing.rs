@@ -33,9 +33,9 @@ impl Grants {
     /// The policies whose scope covers such a call, by file and line, those whose `@until` is past left out: what
     /// [`Grants::visibility`] rests on.
     pub fn about(&self, principal: &Principal, action: &str, upstream: &UpstreamName, now: Timestamp) -> Vec<Listed> {
-        let Some(site) = self.site(action, upstream) else { return Vec::new() };
+        let Some(site) = self.site_of(principal, action, upstream) else { return Vec::new() };
         let slice = self.slice(site, principal, now);
-        Self::list(slice.rules.iter().filter_map(|place| self.rule(*place)), now)
+        Self::list(slice.rules.iter().chain(&slice.lacking).filter_map(|place| self.rule(*place)), now)
     }
 
     fn list<'r>(rules: impl Iterator<Item = &'r Rule>, now: Timestamp) -> Vec<Listed> {

@@ -30,7 +30,9 @@ use crate::{
 const EXPIRES: u64 = 15 * 60;
 /// The longest `@expires`: 30 days.
 const LONGEST: u64 = 30 * 86_400;
-const ANNOTATIONS: [&str; 8] = ["id", "hold", "approvals", "assurance", "expires", "limit", "reason", "until"];
+/// The most scopes that one policy asks for.
+const SCOPES: usize = 16;
+const ANNOTATIONS: [&str; 9] = ["id", "hold", "approvals", "assurance", "expires", "limit", "reason", "scope", "until"];
 
 /// The text of one policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +87,8 @@ pub struct Grants {
     /// Agents and teams that some scope names, numbered; all others are alike.
     pub(super) agents: HashMap<String, u32>,
     pub(super) teams: HashMap<String, u32>,
+    /// Scopes that some `@scope` names, numbered; others change nothing.
+    pub(super) scopes: HashMap<String, u32>,
     /// Every `@until`, sorted: between two of them nothing expires.
     pub(super) untils: Vec<Timestamp>,
     /// Derived from the rules alone, so nothing that a reload or a revocation changes is remembered here.
@@ -109,6 +113,8 @@ pub(super) struct Rule {
     pub(super) policy: Policy,
     pub(super) hold: Option<Hold>,
     pub(super) limit: Option<Limit>,
+    /// Scopes that a principal needs for this permit to count, each once.
+    pub(super) scopes: Vec<String>,
     pub(super) reason: Option<String>,
     pub(super) until: Option<Timestamp>,
     pub(super) principal: PrincipalScope,
@@ -163,6 +169,11 @@ impl Rule {
 
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         self.until.is_some_and(|until| until <= now)
+    }
+
+    /// The scopes that it asks for and that are not among these.
+    pub(super) fn lacks<'r>(&'r self, scopes: &'r [String]) -> impl Iterator<Item = &'r String> {
+        self.scopes.iter().filter(|scope| !scopes.contains(scope))
     }
 
     /// Where it stands: `file:line`.
@@ -349,6 +360,8 @@ impl Grants {
             let next = u32::try_from(named.len()).ok()?;
             named.entry(name.clone()).or_insert(next);
         }
+        let named: BTreeSet<&String> = rules.iter().flat_map(|rule| &rule.scopes).collect();
+        let scopes = named.into_iter().cloned().zip(0..).collect();
         let untils: BTreeSet<Timestamp> = rules.iter().filter_map(|rule| rule.until).collect();
         Some(Self {
             digest: digest(&rules, &words)?,
@@ -358,6 +371,7 @@ impl Grants {
             sites,
             agents,
             teams,
+            scopes,
             untils: untils.into_iter().collect(),
             slices: RwLock::default(),
             sets: Mutex::default(),
@@ -521,6 +535,21 @@ impl Check<'_> {
                 None
             }
         };
+        let scopes = match said.get("scope").map(|text| scopes(text)) {
+            None => Vec::new(),
+            Some(Some(scopes)) if policy.effect() == Effect::Permit => scopes,
+            Some(Some(_)) => {
+                let hint =
+                    "put it on the `permit` that needs it; a `forbid` can ask `principal.scopes` in its condition";
+                wrong("scope", "`@scope` is for `permit` only".to_owned(), hint);
+                Vec::new()
+            }
+            Some(None) => {
+                let hint = "write `@scope(\"bank:read bank:write\")`: at most 16, with one space between, each once";
+                wrong("scope", "`@scope` is no list of scopes".to_owned(), hint);
+                Vec::new()
+            }
+        };
         let until = match said.get("until").map(|text| text.parse::<Timestamp>()) {
             None => None,
             Some(Ok(until)) => Some(until),
@@ -548,6 +577,7 @@ impl Check<'_> {
             effect: policy.effect(),
             hold: role.map(|role| Hold { role, approvals, assurance, expires }),
             limit,
+            scopes,
             reason,
             until,
             principal: principal_scope(&policy.principal_constraint()),
@@ -839,6 +869,20 @@ fn per(text: &str) -> Option<Limit> {
     };
     let count: u32 = number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())??;
     (1..=1_000_000).contains(&count).then_some(Limit { count, per: seconds * 1_000_000 })
+}
+
+/// `a b`: scope tokens of RFC 6749 section 3.3 with one space between, each once.
+fn scopes(text: &str) -> Option<Vec<String>> {
+    let token = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+    let mut scopes: Vec<String> = Vec::new();
+    for scope in text.split(' ') {
+        let fits = !scope.is_empty() && scope.len() <= 256 && scope.chars().all(token);
+        if !fits || scopes.len() >= SCOPES || scopes.iter().any(|known| known == scope) {
+            return None;
+        }
+        scopes.push(scope.to_owned());
+    }
+    Some(scopes)
 }
 
 /// Every string and member name of a policy's conditions.

@@ -211,7 +211,7 @@ impl Vocabulary {
                     "memberOfTypes": ["Team"],
                     "shape": {"type": "Record", "attributes": {
                         "issuer": text, "user": maybe, "task": maybe, "workload": maybe,
-                        "teams": strings, "scopes": strings,
+                        "teams": strings, "scopes": strings, "chain": strings, "assurance": text,
                     }},
                 },
                 "Team": {},

@@ -10,7 +10,7 @@
 //! expect = "hold:finance"            # or "permit", "hold", "deny", "deny:not_granted", "hold:finance+oncall"
 //! approvals = 1                      # the most that one policy demands; optional
 //! reason = "more than 100"           # for the reader
-//! user = "ann"                       # optional, as are task, teams, scopes, issuer and workload
+//! user = "ann"                       # optional, as are task, teams, scopes, issuer, workload, chain, tools, assurance
 //! at = "2026-11-20T12:00:00Z"        # optional
 //! after = 10                         # the same call made so often before; optional
 //! ```
@@ -73,6 +73,10 @@ struct Case {
     teams: Vec<String>,
     #[serde(default)]
     scopes: Vec<String>,
+    #[serde(default)]
+    chain: Vec<String>,
+    tools: Option<Vec<String>>,
+    assurance: Option<String>,
     at: Option<String>,
     #[serde(default)]
     after: u32,
@@ -142,6 +146,11 @@ pub(super) fn run_with(
             errors.push(error(line, format!("`expect` cannot be `{}`", case.expect), Some(hint)));
             continue;
         }
+        if case.assurance.as_deref().is_some_and(|word| Assurance::read(word).is_none()) {
+            let hint = Some("write `bearer`, `bound`, `certificate` or `process`".to_owned());
+            errors.push(error(line, "`assurance` is none that there is".to_owned(), hint));
+            continue;
+        }
         if case.after > AFTER {
             errors.push(error(line, format!("`after` is more than {AFTER}"), None));
             continue;
@@ -167,16 +176,16 @@ fn decide(
         teams: case.teams,
         scopes: case.scopes,
         workload: case.workload,
-        chain: Vec::new(),
-        tools: None,
-        assurance: Assurance::Bearer,
+        chain: case.chain,
+        tools: case.tools,
+        assurance: case.assurance.as_deref().and_then(Assurance::read).unwrap_or(Assurance::Bearer),
         credential: String::new(),
         issued: now,
         expires: now,
     };
     let decided = match accept(&case.tool, arguments) {
         Err(refused) => Explained::Deny(refused),
-        Ok(Accepted { action, upstream, arguments }) => match grants.site(&action, &upstream) {
+        Ok(Accepted { action, upstream, arguments }) => match grants.site_of(&who, &action, &upstream) {
             None => Explained::Deny(Refused::NotGranted),
             Some(site) => {
                 let sessions = Sessions::default();

@@ -306,7 +306,8 @@ fn an_error_in_any_policy_refuses() {
         now(),
     );
     assert_eq!(explained.verdict, Explained::Deny(Refused::PolicyError));
-    let outcome = |id: &str| explained.policies.iter().find(|policy| &*policy.id == id).map(|policy| policy.outcome);
+    let outcome =
+        |id: &str| explained.policies.iter().find(|policy| &*policy.id == id).map(|policy| policy.outcome.clone());
     assert_eq!(outcome("e"), Some(PolicyOutcome::Erred));
 }
 
@@ -462,6 +463,15 @@ fn malformed_annotations_are_errors_with_their_line() {
         ("@until(\"tomorrow\")", "1:1: `@until` is no time"),
         ("@until(\"2026-12-31\")", "1:1: `@until` is no time"),
         ("@reason(\"\")", "1:1: `@reason` is empty"),
+        ("@scope", "1:1: `@scope` is no list of scopes"),
+        ("@scope(\"\")", "1:1: `@scope` is no list of scopes"),
+        ("@scope(\" a\")", "1:1: `@scope` is no list of scopes"),
+        ("@scope(\"a  b\")", "1:1: `@scope` is no list of scopes"),
+        ("@scope(\"a,\u{e4}\")", "1:1: `@scope` is no list of scopes"),
+        ("@scope(\"a\\\"b\")", "1:1: `@scope` is no list of scopes"),
+        ("@scope(\"a b a\")", "1:1: `@scope` is no list of scopes"),
+        ("@scope(\"1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\")", "1:1: `@scope` is no list of scopes"),
+        ("@scopes(\"a\")", "1:1: unknown annotation `@scopes` (did you mean `@scope`?)"),
         ("@id(\"\")", "1:1: `@id(\"\")` is no policy id"),
         ("@id(\"a b\")", "1:1: `@id(\"a b\")` is no policy id"),
     ];
@@ -472,6 +482,9 @@ fn malformed_annotations_are_errors_with_their_line() {
     }
     let told = complaints("@limit(\"1/day\")\nforbid (principal, action, resource);");
     assert_eq!(told, ["1:1: `@limit` is for `permit` only (put it on the `permit` whose use it limits)"]);
+    let told = complaints("@scope(\"a\")\nforbid (principal, action, resource);");
+    assert_eq!(told.len(), 1);
+    assert!(told[0].starts_with("1:1: `@scope` is for `permit` only"), "{told:?}");
 }
 
 #[test]
@@ -666,6 +679,189 @@ fn an_explanation_says_what_became_of_each_policy() {
     assert!(text.contains("permit `alone` (grants/test.cedar:1): its condition does not hold"), "{text}");
     assert!(text.ends_with("1 policy is about other actions\n"), "{text}");
 }
+fn scoped(name: &str, scopes: &[&str]) -> Principal {
+    Principal { scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(), ..agent(name) }
+}
+
+#[test]
+fn a_permit_with_a_scope_counts_only_for_whoever_has_all_of_them() {
+    let any = "(principal, action == Action::\"bank__balance\", resource)";
+    let cases: &[(&str, &[&str], &str)] = &[
+        ("@id(\"p\") @scope(\"a\") permit ANY;", &["a"], "permit by p"),
+        ("@id(\"p\") @scope(\"a\") permit ANY;", &["z", "a", "a"], "permit by p"),
+        ("@id(\"p\") @scope(\"a\") permit ANY;", &[], "deny insufficient_scope by p"),
+        ("@id(\"p\") @scope(\"a\") permit ANY;", &["A"], "deny insufficient_scope by p"),
+        ("@id(\"p\") @scope(\"a b\") permit ANY;", &["a"], "deny insufficient_scope by p"),
+        ("@id(\"p\") @scope(\"a b\") permit ANY;", &["b", "a"], "permit by p"),
+        ("@id(\"p\") @scope(\"a\") @hold(\"r\") permit ANY;", &[], "deny insufficient_scope by p"),
+        ("@id(\"p\") @scope(\"a\") @hold(\"r\") permit ANY;", &["a"], "hold r/1/900 by p"),
+        // the least that is lacking is asked for
+        (
+            "@id(\"p\") @scope(\"a b\") permit ANY; @id(\"q\") @scope(\"c\") permit ANY;",
+            &[],
+            "deny insufficient_scope by q",
+        ),
+        (
+            "@id(\"p\") @scope(\"a b\") permit ANY; @id(\"q\") @scope(\"c d\") permit ANY;",
+            &["d"],
+            "deny insufficient_scope by q",
+        ),
+        // whatever else there is comes first
+        ("@id(\"p\") @scope(\"a\") permit ANY; @id(\"q\") permit ANY;", &[], "permit by q"),
+        ("@id(\"p\") @scope(\"a\") permit ANY; @id(\"q\") @hold(\"r\") permit ANY;", &[], "hold r/1/900 by q"),
+        ("@id(\"p\") @scope(\"a\") permit ANY; @id(\"f\") forbid ANY;", &[], "deny forbidden by f"),
+        (
+            "@id(\"p\") @scope(\"a\") permit ANY; @id(\"h\") @hold(\"r\") forbid ANY;",
+            &[],
+            "deny insufficient_scope by p",
+        ),
+        ("@id(\"p\") @scope(\"a\") permit ANY when { context.input.account == \"b\" };", &[], "deny not_granted"),
+        ("@id(\"p\") @scope(\"a\") @until(\"2026-11-20T12:00:00Z\") permit ANY;", &[], "deny not_granted"),
+        // nor does one that cannot be evaluated refuse whom it is not for
+        ("@id(\"p\") @scope(\"a\") permit ANY when { ERR };", &[], "deny not_granted"),
+        ("@id(\"p\") @scope(\"a\") permit ANY when { ERR };", &["a"], "deny policy_error by p"),
+        ("@id(\"p\") @scope(\"a\") permit ANY when { ERR }; @id(\"q\") permit ANY;", &[], "permit by q"),
+    ];
+    let erring = "context.session.calls - 9223372036854775807 - 9223372036854775807 == 0";
+    for (policies, scopes, expected) in cases {
+        let policies = policies.replace("ANY", any).replace("ERR", erring);
+        let told = decided(&policies, &scoped("bot", scopes), "bank__balance", &json!({"account": "alice"}));
+        assert_eq!(told, *expected, "{policies} {scopes:?}");
+    }
+    let set = grants(&format!("@scope(\"b a\") permit {any};"));
+    let args = json!({"account": "alice"});
+    let verdict = settle(&set, &scoped("bot", &["a"]), "bank__balance", &args, &Sessions::default(), now());
+    let Verdict::Deny { refused, .. } = verdict else { panic!("not denied") };
+    assert_eq!(refused.scopes(), Some(["b".to_owned(), "a".to_owned()].as_slice()));
+    assert_eq!(refused.to_string(), "this call needs the scope `b a`; get a credential that has it, and call again");
+}
+
+#[test]
+fn a_limit_that_is_used_up_is_said_before_a_scope_and_not_by_one_who_lacks_it() {
+    let set = grants(
+        "@id(\"p\") @scope(\"a\") @limit(\"1/day\") permit (principal, action == Action::\"bank__balance\", resource);",
+    );
+    let (sessions, args) = (Sessions::default(), json!({"account": "alice"}));
+    let ask =
+        |scopes: &[&str]| told(&set, &settle(&set, &scoped("bot", scopes), "bank__balance", &args, &sessions, now()));
+    // who lacks the scope uses nothing up
+    assert_eq!(ask(&[]), "deny insufficient_scope by p");
+    assert_eq!(ask(&["a"]), "permit by p");
+    assert_eq!(ask(&["a"]), "deny limit_exceeded by p");
+    assert_eq!(ask(&[]), "deny not_granted");
+}
+
+#[test]
+fn scopes_do_not_leak_from_one_call_of_an_agent_to_the_next() {
+    let set = grants("@id(\"p\") @scope(\"a\") permit (principal, action == Action::\"bank__balance\", resource);");
+    let (sessions, args) = (Sessions::default(), json!({"account": "alice"}));
+    for (scopes, expected) in [
+        ([].as_slice(), "deny insufficient_scope by p"),
+        (&["a"], "permit by p"),
+        (&[], "deny insufficient_scope by p"),
+        (&["b"], "deny insufficient_scope by p"),
+        (&["b", "a"], "permit by p"),
+        (&["b"], "deny insufficient_scope by p"),
+    ] {
+        let verdict = settle(&set, &scoped("bot", scopes), "bank__balance", &args, &sessions, now());
+        assert_eq!(told(&set, &verdict), expected, "{scopes:?}");
+    }
+}
+
+#[test]
+fn a_restricted_credential_sees_and_does_nothing_else() {
+    let set = grants(
+        "@id(\"all\") permit (principal, action in Action::\"call\", resource);
+@id(\"read\") permit (principal, action == Action::\"resource_read\", resource);
+@id(\"ask\") permit (principal, action in [Action::\"sampling_create\", Action::\"roots_list\"], resource);",
+    );
+    let only = |tools: &[&str]| Principal {
+        tools: Some(tools.iter().map(|tool| (*tool).to_owned()).collect()),
+        ..agent("bot")
+    };
+    let (bank, files, sessions) = (upstream("bank"), upstream("files"), Sessions::default());
+    let sees = |who: &Principal, tool: &str, house: &UpstreamName| {
+        set.site_of(who, tool, house).is_some_and(|site| set.slice(site, who, now()).visible.is_some())
+    };
+    let whole = agent("bot");
+    let one = only(&["bank__balance", "roots_list"]);
+    assert!(sees(&whole, "bank__balance", &bank) && sees(&whole, "files__read_file", &files));
+    assert!(sees(&one, "bank__balance", &bank) && !sees(&one, "files__read_file", &files));
+    assert!(!sees(&only(&[]), "bank__balance", &bank), "a list without any is for none");
+    assert!(!sees(&only(&["call", "read"]), "bank__balance", &bank), "groups are no actions");
+    for (operation, house, whole_reaches, one_reaches) in [
+        (Operation::CallTool, &bank, true, true),
+        (Operation::CallTool, &files, true, false),
+        (Operation::ReadResource, &bank, true, false),
+        (Operation::Subscribe, &files, true, false),
+        (Operation::Complete, &files, true, false),
+    ] {
+        assert_eq!(set.reaches(&whole, operation, house, now()), whole_reaches, "{operation:?} {house}");
+        assert_eq!(set.reaches(&one, operation, house, now()), one_reaches, "{operation:?} {house}");
+    }
+    for (asked, may) in [(Asked::Roots, true), (Asked::Sampling, false), (Asked::Elicitation, false)] {
+        assert_eq!(set.may_ask(&one, asked, &bank, &sessions, now()), may, "{asked:?}");
+        assert_eq!(set.could_ask(&one, asked, &bank, &sessions, now()), may, "{asked:?}");
+    }
+    assert!(set.may_ask(&whole, Asked::Sampling, &bank, &sessions, now()));
+    assert!(set.about(&one, "bank__transfer", &bank, now()).is_empty());
+    let explain = |who: &Principal, tool: &str| {
+        let args = tree(&json!({"account": "x", "amount": 1}));
+        set.explain_at(who, (tool, &bank), &args, &sessions, now())
+    };
+    let refused = explain(&one, "bank__refund");
+    assert_eq!(refused.verdict, Explained::Deny(Refused::NotGranted));
+    assert_eq!(refused.policies[0].outcome, PolicyOutcome::OtherTools);
+    assert_eq!(explain(&one, "bank__balance").verdict, Explained::Permit);
+}
+
+#[test]
+fn an_explanation_says_what_a_missing_scope_did() {
+    let set = grants(
+        "@id(\"small\") @scope(\"bank:refund bank:read\") permit (principal, action == Action::\"bank__refund\", resource) when { context.input.amount <= 100 };
+@id(\"large\") @scope(\"bank:admin\") permit (principal, action == Action::\"bank__refund\", resource) when { context.input.amount > 100 };",
+    );
+    let explain = |scopes: &[&str], amount: i64| {
+        let args = tree(&json!({"account": "x", "amount": amount}));
+        set.explain_at(&scoped("bot", scopes), ("bank__refund", &upstream("bank")), &args, &Sessions::default(), now())
+    };
+    let explained = explain(&["bank:read"], 50);
+    let text = explained.to_string();
+    assert!(text.starts_with("deny: insufficient_scope (this call needs the scope `bank:refund bank:read`;"), "{text}");
+    assert!(text.contains("holds, but permits nothing without the scope `bank:refund`\n"), "{text}");
+    assert_eq!(explained.to_json()["scopes"], json!(["bank:refund", "bank:read"]));
+    assert_eq!(explained.policies[1].outcome, PolicyOutcome::ConditionFalse);
+    assert_eq!(explain(&["bank:read", "bank:refund"], 50).verdict, Explained::Permit);
+}
+
+#[test]
+fn what_only_a_scope_is_missing_for_is_shown() {
+    let set =
+        grants("@scope(\"a\") permit (principal == Agent::\"bot\", action == Action::\"bank__balance\", resource);");
+    let sees = |who: &Principal, tool: &str| set.slice(set.site(tool, &upstream("bank")).unwrap(), who, now()).visible;
+    assert_eq!(sees(&agent("bot"), "bank__balance"), Some(Visibility::Allow));
+    assert_eq!(sees(&agent("other"), "bank__balance"), None);
+    assert_eq!(sees(&agent("bot"), "bank__refund"), None);
+}
+
+#[test]
+fn chain_and_assurance_can_be_looked_at() {
+    let policies = "@id(\"p\") permit (principal, action == Action::\"bank__balance\", resource)
+        when { principal.chain.contains(\"b\") && !principal.chain.contains(\"z\") && principal.assurance == \"bound\" };";
+    let who = |chain: &[&str], assurance| Principal {
+        chain: chain.iter().map(|agent| (*agent).to_owned()).collect(),
+        assurance,
+        ..agent("a")
+    };
+    for (who, expected) in [
+        (who(&["a", "b"], Assurance::Bound), "permit by p"),
+        (who(&["a", "b"], Assurance::Bearer), "deny not_granted"),
+        (who(&["a", "b", "z"], Assurance::Bound), "deny not_granted"),
+        (who(&[], Assurance::Bound), "deny not_granted"),
+    ] {
+        assert_eq!(decided(policies, &who, "bank__balance", &json!({"account": "alice"})), expected, "{who:?}");
+    }
+}
 
 mod slicing {
     //! A slice decides as the whole set does, and no tool is hidden that some arguments could reach.
@@ -716,6 +912,8 @@ mod slicing {
             "",
             "",
             "@hold(\"r\") ",
+            "@scope(\"s\") ",
+            "@scope(\"s t\") @hold(\"r\") ",
             "@until(\"2026-11-20T12:00:00Z\") ",
             "@until(\"2027-01-01T00:00:00Z\") ",
         ]);
@@ -739,8 +937,9 @@ mod slicing {
     fn who() -> impl Strategy<Value = Principal> {
         let name = prop::sample::select(vec!["a", "b", "c"]);
         let teams = prop::sample::subsequence(vec!["ops", "dev", "sales"], 0..=3);
-        (name, teams, any::<bool>()).prop_map(|(name, teams, user)| {
-            let mut who = agent(name);
+        let scopes = prop::sample::subsequence(vec!["s", "t", "u"], 0..=3);
+        (name, teams, scopes, any::<bool>()).prop_map(|(name, teams, scopes, user)| {
+            let mut who = scoped(name, &scopes);
             who.teams = teams.into_iter().map(str::to_owned).collect();
             who.user = user.then(|| "ann".to_owned());
             who
@@ -778,9 +977,9 @@ mod slicing {
                 let question = Question { who: &who, site, arguments: Some(&arguments), now: now() };
                 let facts = Facts { calls, ..Facts::default() };
                 let current: Box<[u32]> =
-                    (0..).zip(&set.rules).filter(|(_, rule)| !rule.is_over(now())).map(|(place, _)| place).collect();
+                    (0..).zip(&set.rules).filter(|(_, rule)| !rule.is_over(now()) && rule.lacks(&who.scopes).next().is_none()).map(|(place, _)| place).collect();
                 let input = set.words.actions[tool].input.clone().unwrap();
-                let whole = set.cut(current, site).seeing_all(&input);
+                let whole = set.cut(current, Box::default(), site).seeing_all(&input);
                 let slice = set.slice(site, &who, now());
                 let (sliced, all) = (set.satisfied(&slice, question, Some(&facts)), set.satisfied(&whole, question, Some(&facts)));
                 prop_assert_eq!(&sliced, &all);
