@@ -5,11 +5,13 @@
 
 pub mod edit;
 pub mod import;
+mod issuer;
 mod network;
 mod provider;
 mod read;
 pub(crate) mod units;
 
+pub use issuer::{ALGORITHMS, IntrospectionConfig, IssuerConfig};
 pub use network::Network;
 pub use provider::ProviderConfig;
 pub(crate) use read::parse_address;
@@ -162,6 +164,10 @@ pub struct LedgerConfig {
 pub struct IdentityConfig {
     /// `max_ttl`: the longest life of a token that `agent token` gives.
     pub max_ttl: Duration,
+    /// `clock_skew`: how far the clocks of others may be apart from ours.
+    pub skew: Duration,
+    /// `[identity.issuers.NAME]`
+    pub issuers: BTreeMap<String, IssuerConfig>,
 }
 
 /// `[notify]`

@@ -1,5 +1,6 @@
 //! Reading `countersign.toml`: every error at once, each with its place and what to do.
 
+mod identity;
 mod provider;
 
 use std::{
@@ -14,8 +15,8 @@ use std::{
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    Config, Console, IdentityConfig, LedgerConfig, Network, NotifyConfig, Server, TlsFiles, Transport, UpstreamConfig,
-    WebhookConfig, WebhookFormat, units,
+    Config, Console, LedgerConfig, Network, NotifyConfig, Server, TlsFiles, Transport, UpstreamConfig, WebhookConfig,
+    WebhookFormat, units,
 };
 use crate::{contract::UpstreamName, grant::ConfigError, json::Digest};
 
@@ -114,10 +115,7 @@ impl<'a> Reader<'a> {
         }
         store.finish();
         let ledger = Self::ledger(top.section("ledger"));
-        let mut identity_section = top.section("identity");
-        let identity =
-            IdentityConfig { max_ttl: identity_section.duration("max_ttl", Duration::from_secs(24 * 3_600)) };
-        identity_section.finish();
+        let identity = top.section("identity").identity(&folder);
         let notify = self.notify(top.section("notify"));
         let upstreams = self.upstreams(&mut top, &folder);
         top.finish();
@@ -906,6 +904,37 @@ mod tests {
             ("[console]\nbehind_proxy = true\nurl = \"http://c.example\"", 3, 1, "reached by TLS", "https"),
             ("[console]\nbehind_proxy = true\nurl = \"https://c.example/x\"", 3, 1, "is no origin", "whole"),
             ("[console]\nbehind_proxy = true\nurl = \"https://u@c.example/\"", 3, 1, "is no origin", "whole"),
+            ("[identity.issuers.Corp]\n", 1, 19, "no name for an issuer", "lower-case"),
+            ("[identity.issuers.a]\n", 1, 19, "`identity.issuers.a.issuer` is missing", "https://"),
+            ("[identity.issuers.a]\nissuer = \"http://x\"", 2, 1, "is not https", "this machine"),
+            ("[identity.issuers.a]\nissuer = \"https://x\"\nalgorithms = [\"HS256\"]", 3, 1, "no algorithm", "EdDSA"),
+            ("[identity.issuers.a]\nissuer = \"https://x\"\nalgorithms = [\"none\"]", 3, 1, "no algorithm", "EdDSA"),
+            ("[identity.issuers.a]\nissuer = \"https://x\"\naudience = []", 3, 1, "names nobody", "`/mcp`"),
+            ("[identity.issuers.a]\nissuer = \"https://x\"\nprefix = \"a b\"", 3, 1, "is none", "corp/"),
+            ("[identity.issuers.a]\nissuer = \"https://x\"\ncache = \"1h\"", 3, 1, "up to 300 seconds", "30s"),
+            ("[identity.issuers.a]\nissuer = \"https://x\"\nscopes = [\"a b\"]", 3, 1, "no scope", "visible"),
+            (
+                "[identity.issuers.a]\nissuer = \"https://x\"\njwks_url = \"ftp://x\"",
+                3,
+                1,
+                "is not https",
+                "this machine",
+            ),
+            (
+                "[identity.issuers.a]\nissuer = \"https://x\"\nintrospection = { client_secret = \"hunter2\" }",
+                3,
+                1,
+                "`identity.issuers.a.introspection.client_id` is missing",
+                "registered",
+            ),
+            (
+                "[identity.issuers.a]\nissuer = \"https://x\"\n[identity.issuers.b]\nissuer = \"https://x\"",
+                1,
+                11,
+                "one issuer twice",
+                "join",
+            ),
+            ("[identity]\nclock_skew = \"1h\"", 2, 1, "up to 300 seconds", "30s"),
             ("[console.providers.Corp]\n", 1, 20, "no name for a provider", "lower-case"),
             (
                 "[console]\nproviders = { a = 1 }",

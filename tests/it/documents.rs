@@ -246,13 +246,22 @@ fn known_keys() -> BTreeSet<String> {
                 );
                 keys.extend(known(&provider).iter().map(|key| format!("console.providers.NAME.{key}")));
             }
+            if section == "identity" {
+                let issuer = format!("[identity.issuers.a]\nissuer = \"https://x\"\n{odd} = 1");
+                keys.extend(known(&issuer).iter().map(|key| format!("identity.issuers.NAME.{key}")));
+                let asked = format!(
+                    "[identity.issuers.a]\nissuer = \"https://x\"\nintrospection = {{ client_id = \"c\", client_secret = \"s\", {odd} = 1 }}"
+                );
+                keys.extend(known(&asked).iter().map(|key| format!("identity.issuers.NAME.introspection.{key}")));
+            }
             keys.extend(known(&format!("[{section}]\n{odd} = 1")).iter().map(|key| format!("{section}.{key}")));
         }
     }
     // read only to say that it is not available
     keys.remove("store.url");
     // tables, of which each key has its row
-    keys.retain(|key| !key.ends_with(".tls") && key != "console.providers");
+    let tables = ["console.providers", "identity.issuers", "identity.issuers.NAME.introspection"];
+    keys.retain(|key| !key.ends_with(".tls") && !tables.contains(&key.as_str()));
     keys
 }
 

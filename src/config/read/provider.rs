@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Section, is_loopback, units};
+use super::{Section, is_loopback};
 use crate::config::ProviderConfig;
 
 /// Identity providers of one console.
@@ -11,27 +11,19 @@ const MOST: usize = 16;
 impl Section<'_> {
     /// `[console.providers.NAME]`, by name.
     pub(super) fn providers(&mut self) -> BTreeMap<String, ProviderConfig> {
-        let section = self.section("providers");
         let mut providers = BTreeMap::new();
-        let Some(table) = section.table else { return providers };
-        for (name, item) in table.iter() {
-            let place = table.key(name).and_then(toml_edit::Key::span);
-            let path = format!("{}.{name}", section.name);
-            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            if !(1..=32).contains(&name.len()) || !name.bytes().all(plain) || name.starts_with('-') || name == "passkey"
-            {
-                let hint = "a name has at most 32 lower-case letters, digits and hyphens, and no hyphen first";
-                self.reader.error(place, format!("`{name}` is no name for a provider"), Some(hint.to_owned()));
+        for (name, entry) in self.named("providers", "a provider") {
+            if name == "passkey" {
+                let hint = "`passkey` is a page of the console's own: call it otherwise";
+                entry.reader.error(
+                    entry.place.clone(),
+                    "`passkey` is no name for a provider".to_owned(),
+                    Some(hint.to_owned()),
+                );
                 continue;
             }
-            let Some(entry) = item.as_table_like() else {
-                let hint = format!("write `[{path}]` and its keys below");
-                self.reader.error(place, format!("`{path}` is not a table"), Some(hint));
-                continue;
-            };
-            let entry = Section { reader: self.reader, name: path, table: Some(entry), place, known: Vec::new() };
             if let Some(provider) = entry.provider() {
-                providers.insert(name.to_owned(), provider);
+                providers.insert(name, provider);
             }
         }
         if providers.len() > MOST {
@@ -49,7 +41,7 @@ impl Section<'_> {
         let roles_claim = self.string("roles_claim");
         let roles = self.map("roles");
         let also_claims = self.strings("also_claims");
-        let max_age = self.max_age();
+        let max_age = self.up_to("max_age", Duration::ZERO, Duration::from_secs(24 * 3_600), "`0s`, `5m` or `1h`");
         let acr_values = self.strings("acr_values").unwrap_or_default();
         let allow_private = self.boolean("allow_private", false);
         for key in ["issuer", "client_id"] {
@@ -90,20 +82,8 @@ impl Section<'_> {
         })
     }
 
-    /// A length of time that may be none.
-    fn max_age(&mut self) -> Duration {
-        if self.item("max_age").is_none() {
-            return Duration::ZERO;
-        }
-        let Some(text) = self.string("max_age") else { return Duration::ZERO };
-        let most = Duration::from_secs(24 * 3_600);
-        units::duration(&text).filter(|length| *length <= most).unwrap_or_else(|| {
-            self.error("max_age", "is no length of time up to a day", "write it as `0s`, `5m` or `1h`");
-            Duration::ZERO
-        })
-    }
-
-    fn check_issuer(&self, text: &str, allow_private: bool) {
+    /// The name of an issuer, which is a URL without anything behind its path.
+    pub(super) fn check_issuer(&self, text: &str, allow_private: bool) {
         let url = reqwest::Url::parse(text).ok().filter(|url| {
             let bare = url.query().is_none() && url.fragment().is_none();
             bare && url.has_host() && url.username().is_empty() && url.password().is_none()
@@ -116,13 +96,31 @@ impl Section<'_> {
             );
             return;
         };
+        self.check_scheme("issuer", &url, allow_private);
+    }
+
+    /// A URL that this server asks by itself: `https`, or `http` on this machine.
+    pub(super) fn check_own_url(&self, key: &str, text: &str, allow_private: bool) -> Option<reqwest::Url> {
+        let url = reqwest::Url::parse(text).ok().filter(|url| {
+            let bare = url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+            bare && url.has_host()
+        });
+        let Some(url) = url else {
+            self.error(key, "is no URL", "write it as `https://login.example.com/keys`, without a user or a fragment");
+            return None;
+        };
+        self.check_scheme(key, &url, allow_private);
+        Some(url)
+    }
+
+    fn check_scheme(&self, key: &str, url: &reqwest::Url, allow_private: bool) {
         match url.scheme() {
             "https" => {}
-            "http" if is_loopback(&url) && allow_private => {}
-            "http" if is_loopback(&url) => {
-                self.error("issuer", "is on this machine", "say `allow_private = true` if that is meant");
+            "http" if is_loopback(url) && allow_private => {}
+            "http" if is_loopback(url) => {
+                self.error(key, "is on this machine", "say `allow_private = true` if that is meant");
             }
-            _ => self.error("issuer", "is not https", "http is for providers on this machine only"),
+            _ => self.error(key, "is not https", "http is for providers on this machine only"),
         }
     }
 }
