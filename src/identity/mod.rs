@@ -5,6 +5,10 @@
 //! signature of a token is checked once and remembered by the token's digest; expiry and revocation are
 //! checked at every call.
 
+mod own;
+
+pub use own::{Bound, Minted, is_own};
+
 use std::{
     collections::HashMap,
     fmt,
@@ -15,20 +19,20 @@ use std::{
 
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{Ed25519KeyPair, KeyPair},
+    signature::{Ed25519KeyPair, KeyPair as _},
 };
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::{Deserialize, Serialize};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation};
 
 use crate::{
     call::{Assurance, Fault, Identified, Principal},
     clock::{Clock, Timestamp, ulid},
     hold::Hold,
-    json::Digest,
+    json::{Digest, Object},
     ledger::{Event, Ledger},
     listen::ClientCertificate,
     secret_file,
 };
+use own::{Claims, Known};
 
 /// The `iss` of our own tokens.
 pub const ISSUER: &str = "countersign";
@@ -46,10 +50,13 @@ const LONGEST: usize = 8 << 10;
 pub struct Identity {
     signing: EncodingKey,
     verifying: DecodingKey,
+    /// The public key, and what it is called.
+    public: Object,
+    key_id: String,
     validation: Validation,
     audience: String,
     max_ttl: Duration,
-    remembered: RwLock<HashMap<Digest, Arc<Principal>>>,
+    remembered: RwLock<HashMap<Digest, Known>>,
     ledger: Ledger,
     clock: Clock,
 }
@@ -103,8 +110,10 @@ pub enum Unauthenticated {
     Invalid,
     /// Its time is over.
     Expired,
-    /// It was revoked.
+    /// It was revoked, or what it comes from was.
     Revoked,
+    /// The task that it is for was ended.
+    TaskEnded,
 }
 
 impl Unauthenticated {
@@ -115,6 +124,7 @@ impl Unauthenticated {
             Self::Invalid => "token_invalid",
             Self::Expired => "token_expired",
             Self::Revoked => "token_revoked",
+            Self::TaskEnded => "token_task_ended",
         }
     }
 }
@@ -126,6 +136,7 @@ impl fmt::Display for Unauthenticated {
             Self::Invalid => "the token is not one of this server's",
             Self::Expired => "the token has expired; ask for a new one",
             Self::Revoked => "the token was revoked",
+            Self::TaskEnded => "the task that the token is for has ended",
         })
     }
 }
@@ -145,20 +156,6 @@ pub struct TokenRequest {
     pub user: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Claims {
-    iss: String,
-    sub: String,
-    aud: String,
-    iat: i64,
-    exp: i64,
-    jti: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    task: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    user: Option<String>,
-}
-
 impl Identity {
     /// Reads the signing key from `data`, or makes one there (mode 0600). `audience` is the URL of `/mcp`.
     ///
@@ -174,6 +171,7 @@ impl Identity {
         let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| {
             Fault(format!("`{}` is no signing key; restore it, or remove it and issue new tokens", path.display()))
         })?;
+        let (public, key_id) = own::public(&pair);
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_audience(&[&audience]);
         validation.set_issuer(&[ISSUER]);
@@ -183,6 +181,8 @@ impl Identity {
         Ok(Self {
             signing: EncodingKey::from_ed_der(&pkcs8),
             verifying: DecodingKey::from_ed_der(pair.public_key().as_ref()),
+            public,
+            key_id,
             validation,
             audience,
             max_ttl,
@@ -203,11 +203,12 @@ impl Identity {
         }
         let digest = Digest::of(token.as_bytes());
         let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
-        let principal = match known {
-            Some(principal) => principal,
+        let Known { principal, bound } = match known {
+            Some(known) => known,
             None => self.verify(token, digest)?,
         };
         self.current(&principal)?;
+        proven(bound, shown)?;
         Ok(Identified::vouch(principal))
     }
 
@@ -250,44 +251,52 @@ impl Identity {
 
     /// Whether the credential behind a hold was revoked.
     pub fn is_revoked(&self, hold: &Hold) -> bool {
-        self.ledger.views().token(&hold.credential).is_some_and(|token| token.revoked)
+        let views = self.ledger.views();
+        match views.token(&hold.credential) {
+            Some(token) => token.revoked,
+            None if hold.issuer == STDIO_ISSUER => false,
+            // another's: it was issued before it was used
+            None => views.revoked_until(&hold.agent).is_some_and(|until| hold.created <= until),
+        }
     }
 
-    fn verify(&self, token: &str, digest: Digest) -> Result<Arc<Principal>, Unauthenticated> {
+    /// Whether nobody can come for the result of a hold any more: its task was ended, or it is one that our tokens were made
+    /// for and the last of them has ended.
+    pub fn task_is_over(&self, hold: &Hold) -> bool {
+        let Some(task) = &hold.task else { return false };
+        let (views, now) = (self.ledger.views(), self.clock.now());
+        if views.is_ended(task) {
+            return true;
+        }
+        if !is_own(&hold.credential) || views.token(&hold.credential).is_some_and(|token| token.is_good(now)) {
+            return false;
+        }
+        !views.tokens().any(|(id, token)| {
+            let same = token.agent == hold.agent && token.user == hold.user && token.task.as_ref() == Some(task);
+            same && is_own(id) && token.is_good(now)
+        })
+    }
+
+    fn verify(&self, token: &str, digest: Digest) -> Result<Known, Unauthenticated> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation)
             .map_err(|_| Unauthenticated::Invalid)?;
         if decoded.header.typ.as_deref() != Some(TYPE) {
             return Err(Unauthenticated::Invalid);
         }
-        let claims = decoded.claims;
-        let time = |seconds| Timestamp::from_second(seconds).map_err(|_| Unauthenticated::Invalid);
-        let principal = Arc::new(Principal {
-            agent: claims.sub,
-            issuer: claims.iss,
-            user: claims.user,
-            task: claims.task,
-            teams: Vec::new(),
-            scopes: Vec::new(),
-            workload: None,
-            chain: Vec::new(),
-            tools: None,
-            assurance: Assurance::Bearer,
-            credential: claims.jti,
-            issued: time(claims.iat)?,
-            expires: time(claims.exp)?,
-        });
+        let known = decoded.claims.known()?;
         let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(digest, Arc::clone(&principal));
-        Ok(principal)
+        remembered.insert(digest, known.clone());
+        Ok(known)
     }
 
-    /// What can change after a token was signed: its time runs out, or it is revoked.
+    /// What can change after a credential was issued: its time runs out, it is revoked, or what it comes from is, or its task
+    /// is ended.
     fn current(&self, principal: &Principal) -> Result<(), Unauthenticated> {
-        // no token can say so: the issuer of every token is checked to be the other
-        if principal.issuer == STDIO_ISSUER {
+        // no token can say so: none has that id
+        if principal.issuer == STDIO_ISSUER && principal.credential == STDIO {
             return Ok(());
         }
         let now = self.clock.now();
@@ -297,11 +306,25 @@ impl Identity {
         if now >= principal.expires {
             return Err(Unauthenticated::Expired);
         }
-        match self.ledger.views().token(&principal.credential) {
-            Some(token) if token.revoked => Err(Unauthenticated::Revoked),
-            Some(token) if token.agent == principal.agent => Ok(()),
+        let views = self.ledger.views();
+        // a token that one comes from has ended it with itself, see `Views`
+        match views.token(&principal.credential) {
+            Some(token) if token.revoked => return Err(Unauthenticated::Revoked),
+            Some(token) if token.agent == principal.agent => {}
             // signed by our key, yet the ledger does not know it: not issued by this house
-            _ => Err(Unauthenticated::Invalid),
+            _ if is_own(&principal.credential) => return Err(Unauthenticated::Invalid),
+            Some(_) => return Err(Unauthenticated::Invalid),
+            None => {
+                let hands = std::iter::once(&principal.agent).chain(&principal.chain);
+                let mut until = hands.filter_map(|agent| views.revoked_until(agent));
+                if until.any(|until| principal.issued <= until) {
+                    return Err(Unauthenticated::Revoked);
+                }
+            }
+        }
+        match &principal.task {
+            Some(task) if views.is_ended(task) => Err(Unauthenticated::TaskEnded),
+            _ => Ok(()),
         }
     }
 
@@ -342,6 +365,9 @@ impl Identity {
                 return Err(Fault(format!("a {what} is 1 to 256 bytes without control characters")));
             }
         }
+        if request.task.as_deref().is_some_and(|task| self.ledger.views().is_ended(task)) {
+            return Err(Fault("that task was ended, for good: name another".to_owned()));
+        }
         if request.ttl > self.max_ttl || request.ttl.as_secs() == 0 {
             return Err(Fault(format!(
                 "a token lives between 1 second and {} seconds (`identity.max_ttl`); ask for less",
@@ -362,10 +388,9 @@ impl Identity {
             jti: credential.clone(),
             task: request.task.clone(),
             user: request.user.clone(),
+            ..Claims::default()
         };
-        let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::EdDSA) };
-        let token = jsonwebtoken::encode(&header, &claims, &self.signing)
-            .map_err(|_| Fault("the token could not be signed".to_owned()))?;
+        let token = self.signed(TYPE, &claims)?;
         let expires = Timestamp::from_second(expires).map_err(|_| Fault("the token would outlive time".to_owned()))?;
         self.ledger
             .note(Event::TokenIssued {
@@ -374,6 +399,7 @@ impl Identity {
                 user: request.user,
                 task: request.task,
                 expires,
+                traded: None,
             })
             .await?;
         Ok(token)
@@ -386,8 +412,9 @@ impl Identity {
     pub async fn revoke(&self, agent: &str, credential: Option<&str>) -> Result<(), Fault> {
         agent_name(agent)?;
         if let Some(credential) = credential {
+            // what others issued is not known here
             let known = self.ledger.views().token(credential).is_some_and(|token| token.agent == agent);
-            if !known {
+            if !known && (is_own(credential) || !credential.contains(':')) {
                 return Err(Fault(format!("agent `{agent}` has no living token `{credential}`")));
             }
         }
@@ -417,6 +444,17 @@ impl Identity {
             "bearer_methods_supported": ["header"],
         })
         .to_string()
+    }
+}
+
+/// Checks that whoever shows a token has what it is bound to.
+fn proven(bound: Option<Bound>, shown: &Presented<'_>) -> Result<(), Unauthenticated> {
+    match bound {
+        None => Ok(()),
+        Some(Bound::Certificate(thumbprint)) if shown.certificate.is_some_and(|it| it.thumbprint == thumbprint) => {
+            Ok(())
+        }
+        Some(Bound::Certificate(_) | Bound::Key(_)) => Err(Unauthenticated::Invalid),
     }
 }
 
@@ -450,15 +488,15 @@ pub fn agent_name(text: &str) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    use jsonwebtoken::EncodingKey;
+    use jsonwebtoken::{EncodingKey, Header};
 
     use super::*;
     use crate::ledger::Options;
 
-    struct House {
+    pub(super) struct House {
         folder: tempfile::TempDir,
-        clock: Clock,
-        identity: Identity,
+        pub(super) clock: Clock,
+        pub(super) identity: Identity,
     }
 
     fn options() -> Options {
@@ -472,7 +510,7 @@ mod tests {
         House { folder, clock, identity }
     }
 
-    fn house() -> House {
+    pub(super) fn house() -> House {
         let clock = Clock::fixed(Timestamp::from_second(1_800_000_000).unwrap());
         house_at(tempfile::tempdir().unwrap(), clock, "http://127.0.0.1:7400/mcp")
     }
@@ -553,8 +591,7 @@ mod tests {
         let secret = EncodingKey::from_secret(house.identity.verifying.try_get_as_bytes().unwrap());
         let with = |from: &str, to: &str| {
             let claims: serde_json::Value = serde_json::from_str(&claims.replace(from, to)).unwrap();
-            let header = Header { typ: Some(TYPE.to_owned()), ..Header::new(Algorithm::EdDSA) };
-            jsonwebtoken::encode(&header, &claims, &house.identity.signing).unwrap()
+            house.identity.signed(TYPE, &claims).unwrap()
         };
         let own: serde_json::Value = serde_json::from_str(&claims).unwrap();
         let bare = Header { typ: Some("JWT".to_owned()), ..Header::new(Algorithm::EdDSA) };

@@ -33,6 +33,25 @@ impl Entry {
     }
 }
 
+/// What the ledger says of a token that came from the token endpoint, beside what it says of every token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traded {
+    /// The credential that it was traded for.
+    pub parent: Option<String>,
+    /// The credential of the sub-agent that it was handed to.
+    pub actor: Option<String>,
+    /// The client that asked, where there is no parent.
+    pub client: Option<String>,
+    /// The agents through whose hands it went.
+    pub chain: Vec<String>,
+    /// Who vouches for the agent, where it is not this server.
+    pub issuer: Option<String>,
+    /// Its scopes.
+    pub scopes: Vec<String>,
+    /// The only actions that it is for; all, without.
+    pub tools: Option<Vec<String>>,
+}
+
 /// Something that happened and is not a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -48,6 +67,13 @@ pub enum Event {
         task: Option<String>,
         /// When it ends.
         expires: Timestamp,
+        /// What else is said of one that came from the token endpoint.
+        traded: Option<Box<Traded>>,
+    },
+    /// `task.ended`: no credential that names it is good any more.
+    TaskEnded {
+        /// The task.
+        task: String,
     },
     /// `token.revoked`: one credential, or all that the agent has so far.
     TokenRevoked {
@@ -271,14 +297,28 @@ pub(super) fn refused(at: Timestamp, refused: &Refused, caller: &Caller, basis: 
 pub(super) fn event(at: Timestamp, event: &Event) -> Result<Vec<u8>, Fault> {
     let mut line = Line::new();
     match event {
-        Event::TokenIssued { credential, agent, user, task, expires } => {
+        Event::TokenIssued { credential, agent, user, task, expires, traded } => {
+            let traded = traded.as_deref();
+            let one = |text: fn(&Traded) -> &Option<String>| traded.and_then(|traded| text(traded).as_deref());
+            line.option("actor", one(|traded| &traded.actor));
             line.text("agent", agent);
             line.time("at", at);
+            line.names("chain", traded.map(|traded| traded.chain.as_slice()).filter(|chain| !chain.is_empty()));
+            line.option("client", one(|traded| &traded.client));
             line.text("credential", credential);
             line.time("expires", *expires);
+            line.option("issuer", one(|traded| &traded.issuer));
             line.text("kind", "token.issued");
+            line.option("parent", one(|traded| &traded.parent));
+            line.names("scopes", traded.map(|traded| traded.scopes.as_slice()).filter(|scopes| !scopes.is_empty()));
             line.option("task", task.as_deref());
+            line.names("tools", traded.and_then(|traded| traded.tools.as_deref()));
             line.option("user", user.as_deref());
+        }
+        Event::TaskEnded { task } => {
+            line.time("at", at);
+            line.text("kind", "task.ended");
+            line.text("task", task);
         }
         Event::MessageRefused { agent, credential, reason, method } => {
             line.text("agent", agent);
@@ -405,6 +445,14 @@ impl Line {
             quote(text, POLICY, &mut self.out);
         }
         self.out.push(b']');
+    }
+
+    /// Every text of a list, whole: whoever made it has bounded it.
+    pub(super) fn names(&mut self, name: &'static str, texts: Option<&[String]>) {
+        if let Some(texts) = texts {
+            let all: Vec<Value> = texts.iter().map(|text| Value::from(text.as_str())).collect();
+            self.raw(name, &Value::Array(all).to_bytes());
+        }
     }
 
     /// A member whose value is canonical JSON already.
@@ -585,6 +633,7 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
         "call.refused" => &["agent", "call", "credential", "issuer", "method", "name", "reason"],
         "token.issued" => &["agent", "credential", "expires"],
         "token.revoked" => &["agent"],
+        "task.ended" => &["task"],
         "tool.registered" | "tool.accepted" => &["contract", "tool", "upstream"],
         "tool.rejected" => &["by", "definition", "tool", "upstream"],
         "tool.quarantined" => &["tool", "upstream", "why"],

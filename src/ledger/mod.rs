@@ -29,7 +29,7 @@ pub mod tree;
 pub mod verify;
 mod views;
 
-pub use entry::{Entry, Event, Settlement};
+pub use entry::{Entry, Event, Settlement, Traded};
 pub use holds::{HoldChange, Met, NotChanged, Parked};
 pub use reply::{Body, Reply};
 pub use search::Filter;

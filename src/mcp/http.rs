@@ -315,6 +315,9 @@ impl<R: Road> House<R> {
             Unauthenticated::Revoked => {
                 (format!("{}, error=\"invalid_token\"", self.challenge), "the token was revoked")
             }
+            Unauthenticated::TaskEnded => {
+                (format!("{}, error=\"invalid_token\"", self.challenge), "the task that the token is for has ended")
+            }
         };
         let problem = Object::new().with("error", why.code()).with("error_description", sentence);
         let mut answer = json_answer(StatusCode::UNAUTHORIZED, Value::Object(problem).to_bytes());

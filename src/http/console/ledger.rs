@@ -39,7 +39,7 @@ const AHEAD: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kinds to choose from; one that ends in a full stop stands for all that begin so.
-const KINDS: [&str; 29] = [
+const KINDS: [&str; 30] = [
     "call.",
     "call.intended",
     "call.settled",
@@ -60,6 +60,7 @@ const KINDS: [&str; 29] = [
     "token.",
     "token.issued",
     "token.revoked",
+    "task.ended",
     "tool.",
     "tool.registered",
     "tool.quarantined",

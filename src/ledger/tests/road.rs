@@ -93,6 +93,7 @@ async fn every_event_is_an_entry_of_its_kind_and_canonical() {
             user: Some("ana".to_owned()),
             task: Some("t".to_owned()),
             expires: Timestamp::MAX,
+            traded: None,
         },
         Event::TokenRevoked { agent: "clerk".to_owned(), credential: Some("jti".to_owned()) },
         Event::ToolRegistered { upstream: upstream.clone(), tool: tool.clone(), contract: digest },
@@ -111,6 +112,23 @@ async fn every_event_is_an_entry_of_its_kind_and_canonical() {
             reason: "parse_error".to_owned(),
             method: None,
         },
+        Event::TokenIssued {
+            credential: "jti2".to_owned(),
+            agent: "clerk".to_owned(),
+            user: Some("ana".to_owned()),
+            task: Some("t".to_owned()),
+            expires: Timestamp::MAX,
+            traded: Some(Box::new(Traded {
+                parent: Some("jti".to_owned()),
+                actor: Some("corp:1".to_owned()),
+                client: Some("ci".to_owned()),
+                chain: vec!["scout".to_owned(), "scout/\"two\"".to_owned()],
+                issuer: Some("https://login.example.com".to_owned()),
+                scopes: vec!["read".to_owned()],
+                tools: Some(Vec::new()),
+            })),
+        },
+        Event::TaskEnded { task: "t".to_owned() },
         Event::ServerStarted { version: "1".to_owned() },
         Event::ServerStopped { why: "asked".to_owned() },
     ];
@@ -155,6 +173,7 @@ async fn a_revocation_holds_when_it_is_noted_and_after_a_restart() {
         user: None,
         task: None,
         expires: "2026-11-22T00:00:00Z".parse().unwrap(),
+        traded: None,
     };
     {
         let ledger = open(folder.path());
@@ -179,6 +198,81 @@ async fn a_revocation_holds_when_it_is_noted_and_after_a_restart() {
 }
 
 #[tokio::test]
+async fn what_comes_from_a_revoked_credential_is_revoked_with_it_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let issued = |credential: &str, agent: &str, parent: Option<&str>, actor: Option<&str>| Event::TokenIssued {
+        credential: credential.to_owned(),
+        agent: agent.to_owned(),
+        user: None,
+        task: Some("t".to_owned()),
+        expires: "2026-11-22T00:00:00Z".parse().unwrap(),
+        traded: Some(Box::new(Traded {
+            parent: parent.map(str::to_owned),
+            actor: actor.map(str::to_owned),
+            chain: actor.map(|_| "scout".to_owned()).into_iter().collect(),
+            ..Traded::default()
+        })),
+    };
+    let revoked = |agent: &str, credential: Option<&str>| Event::TokenRevoked {
+        agent: agent.to_owned(),
+        credential: credential.map(str::to_owned),
+    };
+    let states = |ledger: &Ledger| {
+        let views = ledger.views();
+        let mut all: Vec<(String, bool)> =
+            views.tokens().map(|(id, token)| (id.to_owned(), token.revoked)).filter(|(id, _)| id.len() == 2).collect();
+        all.sort();
+        all.into_iter().map(|(id, revoked)| if revoked { id.to_uppercase() } else { id }).collect::<Vec<_>>().join(" ")
+    };
+    {
+        let ledger = open(folder.path());
+        for event in [
+            issued("a0", "clerk", None, None),
+            issued("a1", "clerk", Some("a0"), None),
+            issued("a2", "clerk", Some("a1"), None),
+            issued("b0", "clerk", Some("corp:x"), None),
+            issued("b1", "clerk", Some("b0"), Some("corp:y")),
+            issued("b2", "clerk", Some("b1"), None),
+            issued("c0", "other", None, None),
+            issued("c1", "other", Some("c0"), Some("corp:y")),
+        ] {
+            ledger.note(event).await.unwrap();
+        }
+        assert_eq!(states(&ledger), "a0 a1 a2 b0 b1 b2 c0 c1");
+        ledger.note(revoked("clerk", Some("a0"))).await.unwrap();
+        assert_eq!(states(&ledger), "A0 A1 A2 b0 b1 b2 c0 c1");
+        // the credential of a sub-agent, that was issued elsewhere
+        ledger.note(revoked("scout", Some("corp:y"))).await.unwrap();
+        assert_eq!(states(&ledger), "A0 A1 A2 b0 B1 B2 c0 C1");
+        // a child that was on its way when its parent was revoked
+        ledger.note(issued("a3", "clerk", Some("a0"), None)).await.unwrap();
+        assert_eq!(states(&ledger), "A0 A1 A2 A3 b0 B1 B2 c0 C1");
+        ledger.note(issued("c2", "other", Some("c0"), Some("corp:z"))).await.unwrap();
+        ledger.note(Event::TaskEnded { task: "t".to_owned() }).await.unwrap();
+    }
+    for _ in 0..2 {
+        let ledger = open(folder.path());
+        assert_eq!(states(&ledger), "A0 A1 A2 A3 b0 B1 B2 c0 C1 c2");
+        assert!(ledger.views().is_ended("t") && !ledger.views().is_ended("u"));
+        // the second turn starts from the snapshot that the first one left
+    }
+    let ledger = open(folder.path());
+    assert_eq!(ledger.views().revoked_until("scout"), None);
+    // whoever had it in its hands
+    ledger.note(revoked("scout", None)).await.unwrap();
+    assert_eq!(states(&ledger), "A0 A1 A2 A3 b0 B1 B2 c0 C1 C2");
+    ledger.note(revoked("clerk", None)).await.unwrap();
+    assert_eq!(states(&ledger), "A0 A1 A2 A3 B0 B1 B2 c0 C1 C2");
+    let before = ledger.views();
+    assert!(before.revoked_until("clerk").is_some() && before.revoked_until("other").is_none());
+    drop(ledger);
+    let ledger = open(folder.path());
+    let after = ledger.views();
+    assert!(before.tokens().all(|(id, token)| after.token(id) == Some(token)));
+    assert_eq!(before.revoked_until("clerk"), after.revoked_until("clerk"));
+}
+
+#[tokio::test]
 async fn a_credential_is_forgotten_a_while_after_it_ended() {
     let folder = tempfile::tempdir().unwrap();
     let clock = clock();
@@ -189,6 +283,7 @@ async fn a_credential_is_forgotten_a_while_after_it_ended() {
         user: None,
         task: None,
         expires,
+        traded: None,
     };
     ledger.note(issued("old", clock.now())).await.unwrap();
     clock.advance(jiff::SignedDuration::from_hours(23));
