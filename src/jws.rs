@@ -14,6 +14,11 @@ pub const LONGEST: usize = 16 << 10;
 const KEYS: usize = 64;
 const LIMITS: Limits = Limits { bytes: 256 << 10, depth: 16, nodes: 8_192 };
 
+/// The algorithm of that name, if a signature may have it.
+pub fn algorithm(name: &str) -> Option<Algorithm> {
+    Algorithm::from_str(name).ok().filter(|known| ALGORITHMS.contains(known))
+}
+
 /// Algorithms that a signature may have, all with a public key: who knows what checks a token cannot make one.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
@@ -57,6 +62,7 @@ pub struct Jws<'t> {
     algorithm: Algorithm,
     kid: Option<String>,
     kind: Option<String>,
+    header: Value,
     claims: Value,
     signed: &'t str,
     signature: &'t str,
@@ -82,14 +88,37 @@ impl<'t> Jws<'t> {
         if header.get("crit").is_some() {
             return Err(NotSigned::Malformed);
         }
-        let algorithm = text("alg")?.and_then(|name| Algorithm::from_str(&name).ok());
-        let algorithm = algorithm.filter(|known| ALGORITHMS.contains(known)).ok_or(NotSigned::Algorithm)?;
-        Ok(Self { algorithm, kid: text("kid")?, kind: text("typ")?, claims, signed, signature })
+        let algorithm = text("alg")?.and_then(|name| algorithm(&name)).ok_or(NotSigned::Algorithm)?;
+        let (kid, kind) = (text("kid")?, text("typ")?);
+        Ok(Self { algorithm, kid, kind, header, claims, signed, signature })
     }
 
     /// The `typ` of its header.
     pub fn kind(&self) -> Option<&str> {
         self.kind.as_deref()
+    }
+
+    /// The name of its key, as it says.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// What it says that it is signed with.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// A claim of which nothing is believed yet: good for finding out whom to ask, and for nothing else.
+    pub fn said(&self, name: &str) -> Option<&Value> {
+        self.claims.get(name)
+    }
+
+    /// The key that it brings along (`jwk`), which anybody can have made: it is worth what knows it from elsewhere.
+    /// `None` when there is none, or it has a private part.
+    pub fn brought_key(&self) -> Option<Jwk> {
+        let key = self.header.get("jwk")?;
+        let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().any(|member| key.get(member).is_some());
+        if private { None } else { Jwk::read(key) }
     }
 
     /// Checks the signature by the one key of `keys` that it can be by, and gives the claims and that key.
@@ -171,7 +200,7 @@ impl Jwk {
             return None;
         }
         let algorithm = match text("alg") {
-            Some(name) => Some(Algorithm::from_str(name).ok().filter(|known| ALGORITHMS.contains(known))?),
+            Some(name) => Some(algorithm(name)?),
             None => None,
         };
         // RFC 7638: the members that make the key, in the order of their names

@@ -102,6 +102,9 @@ pub mod call;
 // Tokens that others signed, and their keys.
 pub mod jws;
 
+// Proofs that a caller has the key that its token is bound to.
+pub mod dpop;
+
 // Text that others carry for us and cannot read.
 pub mod seal;
 

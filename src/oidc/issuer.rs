@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client, Url};
-use tokio::sync::Mutex;
+use arc_swap::ArcSwapOption;
+use reqwest::{Certificate, Client, Url};
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     call::{Fault, cut},
@@ -19,12 +20,10 @@ use crate::{
 
 /// Bytes of one answer.
 const ANSWER: usize = 256 << 10;
-/// How long what was fetched is used without asking again.
-const FRESH: Duration = Duration::from_secs(3_600);
-/// How long it is used where asking again fails.
-const STALE: Duration = Duration::from_secs(24 * 3_600);
+/// How long whoever asks waits for what is known anew, where what was known can still be used.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How soon it is asked again for a key that is not known.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(5);
 /// How soon it is asked again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 const LIMITS: Limits = Limits { bytes: ANSWER, depth: 16, nodes: 8_192 };
@@ -52,25 +51,62 @@ pub struct Metadata {
     pub jwks_uri: Url,
     /// Where people are sent to sign out there too.
     pub end_session_endpoint: Option<Url>,
+    /// Where it tells of tokens (RFC 7662).
+    pub introspection_endpoint: Option<Url>,
     /// It names itself in what it sends back (RFC 9207).
     pub names_itself: bool,
     /// How it wants a client to show its secret, in its own words.
     pub token_auth: Vec<String>,
 }
 
+/// Whom to ask, and how long to go by what was said.
+#[derive(Clone, Debug)]
+pub struct Whom<'a> {
+    /// Its name, which is a URL: `https`, or `http` on this machine.
+    pub issuer: &'a str,
+    /// Where its keys are; by its metadata, without.
+    pub keys: Option<&'a Url>,
+    /// Authorities that alone may vouch for its certificate, in PEM; those that the machine knows, without.
+    pub authorities: Option<&'a [u8]>,
+    /// Addresses that are not of the public internet are meant.
+    pub private: bool,
+    /// How long what was fetched is used without asking again.
+    pub fresh: Duration,
+    /// How long it is used where asking again fails.
+    pub stale: Duration,
+}
+
+impl<'a> Whom<'a> {
+    /// An issuer that people sign in with: its metadata and keys seldom change, and a provider that is out for a day
+    /// shall keep nobody out.
+    pub fn people(issuer: &'a str, private: bool) -> Self {
+        let (fresh, stale) = (Duration::from_secs(3_600), Duration::from_secs(24 * 3_600));
+        Self { issuer, keys: None, authorities: None, private, fresh, stale }
+    }
+}
+
 /// One issuer. Cheap to ask: what is known is kept.
 pub struct Issuer {
     issuer: String,
-    discovery: Url,
+    discovery: Vec<Url>,
+    keys_at: Option<Url>,
     client: Client,
     rule: Rule,
+    fresh: Duration,
+    stale: Duration,
+    keys: ArcSwapOption<Keys>,
     known: Mutex<Known>,
+}
+
+/// The keys of a moment.
+struct Keys {
+    all: Vec<Jwk>,
+    since: Instant,
 }
 
 #[derive(Default)]
 struct Known {
     metadata: Option<(Arc<Metadata>, Instant)>,
-    keys: Option<(Arc<Vec<Jwk>>, Instant)>,
     failed: Option<(Unreachable, Instant)>,
 }
 
@@ -81,21 +117,39 @@ impl fmt::Debug for Issuer {
 }
 
 impl Issuer {
-    /// The issuer of that name, which is a URL: `https`, or `http` on this machine. `private` says that addresses which
-    /// are not of the public internet are meant.
+    /// Makes ready to ask; nothing is fetched yet.
     ///
     /// # Errors
     /// [`Fault`] when the URL is none, or TLS cannot be set up.
-    pub fn new(issuer: &str, private: bool, resolver: Arc<dyn Resolver>) -> Result<Self, Fault> {
+    pub fn new(whom: &Whom<'_>, resolver: Arc<dyn Resolver>) -> Result<Self, Fault> {
+        let issuer = whom.issuer;
         let url =
             Url::parse(issuer).map_err(|_| Fault(format!("`{}` is no issuer's URL", visible(cut(issuer, 200)))))?;
-        let rule = Rule { private, loopback_only: url.scheme() != "https" };
-        // section 4 of Discovery: the path is appended to the issuer's own
-        let discovery = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-        let discovery = Url::parse(&discovery).map_err(|error| Fault(error.to_string()))?;
-        let client = reach::client(rule, resolver).build();
-        let client = client.map_err(|error| Fault(format!("identity providers cannot be asked: {}", cause(error))))?;
-        Ok(Self { issuer: issuer.to_owned(), discovery, client, rule, known: Mutex::default() })
+        let plain = url.scheme() != "https" || whom.keys.is_some_and(|keys| keys.scheme() != "https");
+        let rule = Rule { private: whom.private, loopback_only: plain };
+        // section 4 of Discovery: the path is appended to the issuer's own; section 3.1 of RFC 8414: it is put before it
+        let bare = issuer.trim_end_matches('/');
+        let (origin, path) = bare.split_at(bare.len() - url.path().trim_end_matches('/').len());
+        let discovery = [
+            format!("{bare}/.well-known/openid-configuration"),
+            format!("{origin}/.well-known/oauth-authorization-server{path}"),
+        ];
+        let discovery: Result<Vec<Url>, _> = discovery.iter().map(|url| Url::parse(url)).collect();
+        let discovery = discovery.map_err(|error| Fault(error.to_string()))?;
+        let refused = |error| Fault(format!("the issuer `{}` cannot be asked: {}", visible(issuer), cause(error)));
+        let mut client = reach::client(rule, resolver);
+        if let Some(authorities) = whom.authorities {
+            let authorities = Certificate::from_pem_bundle(authorities).map_err(refused)?;
+            if authorities.is_empty() {
+                return Err(Fault(format!("the `ca` of the issuer `{}` has no certificate in it", visible(issuer))));
+            }
+            client = client.tls_certs_only(authorities);
+        }
+        let client = client.build().map_err(refused)?;
+        let (fresh, stale) = (whom.fresh, whom.stale);
+        let (issuer, keys_at) = (issuer.to_owned(), whom.keys.cloned());
+        let (keys, known) = (ArcSwapOption::empty(), Mutex::default());
+        Ok(Self { issuer, discovery, keys_at, client, rule, fresh, stale, keys, known })
     }
 
     /// Its name, as the `iss` of its tokens.
@@ -118,13 +172,22 @@ impl Issuer {
     /// # Errors
     /// [`NotSigned`], or [`Unreachable`] when the keys cannot be had.
     pub async fn check(&self, token: &str) -> Result<Result<(Value, Jwk), NotSigned>, Unreachable> {
-        let jws = match Jws::read(token) {
-            Ok(jws) => jws,
-            Err(why) => return Ok(Err(why)),
-        };
-        let (keys, since) = self.keys(FRESH).await?;
-        let checked = match jws.check(&keys) {
-            Err(NotSigned::UnknownKey) if since.elapsed() >= AGAIN => jws.check(&self.keys(AGAIN).await?.0).map(owned),
+        match Jws::read(token) {
+            Ok(jws) => self.check_read(&jws).await,
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    /// The same for a token that was read.
+    ///
+    /// # Errors
+    /// As [`Issuer::check`].
+    pub async fn check_read(&self, jws: &Jws<'_>) -> Result<Result<(Value, Jwk), NotSigned>, Unreachable> {
+        let keys = self.keys(self.fresh).await?;
+        let checked = match jws.check(&keys.all) {
+            Err(NotSigned::UnknownKey) if keys.since.elapsed() >= AGAIN => {
+                jws.check(&self.keys(AGAIN).await?.all).map(owned)
+            }
             checked => checked.map(owned),
         };
         Ok(checked)
@@ -132,13 +195,13 @@ impl Issuer {
 
     async fn discover(&self, known: &mut Known) -> Result<Arc<Metadata>, Unreachable> {
         if let Some((metadata, since)) = &known.metadata
-            && since.elapsed() < FRESH
+            && since.elapsed() < self.fresh
         {
             return Ok(Arc::clone(metadata));
         }
         let fetched = match waiting(known) {
             Some(why) => Err(why),
-            None => self.json(&self.discovery).await.and_then(|text| self.read(&text)),
+            None => self.discovered().await,
         };
         match fetched {
             Ok(metadata) => {
@@ -148,39 +211,88 @@ impl Issuer {
             }
             Err(why) => {
                 failed(known, &why);
-                let stale = known.metadata.as_ref().filter(|(_, since)| since.elapsed() < STALE);
+                let stale = known.metadata.as_ref().filter(|(_, since)| since.elapsed() < self.stale);
                 stale.map(|(metadata, _)| Arc::clone(metadata)).ok_or(why)
             }
         }
     }
 
-    /// Its keys, fetched within `age`, and when they were.
-    async fn keys(&self, age: Duration) -> Result<(Arc<Vec<Jwk>>, Instant), Unreachable> {
-        let mut known = self.known.lock().await;
-        if let Some((keys, since)) = &known.keys
-            && since.elapsed() < age
-        {
-            return Ok((Arc::clone(keys), *since));
+    /// By either specification: where it says nothing by the one, it may by the other.
+    async fn discovered(&self) -> Result<Metadata, Unreachable> {
+        let mut first = None;
+        for url in &self.discovery {
+            let request = self.client.get(url.clone()).header("accept", "application/json");
+            match self.send(url, request).await? {
+                (200, text) => return self.read(&text),
+                (status, _) => first = first.or(Some(status)),
+            }
         }
-        let fetched = match waiting(&known) {
-            Some(why) => Err(why),
-            None => match self.discover(&mut known).await {
-                Ok(metadata) => self.json(&metadata.jwks_uri).await.and_then(|text| {
-                    Jwk::read_set(&text).map_err(|why| self.wrong(&format!("its keys cannot be read: {why}")))
-                }),
-                Err(why) => Err(why),
+        Err(self.wrong(&format!("it answered with status {}", first.unwrap_or_default())))
+    }
+
+    /// Its keys, fetched within `age`; older ones, but not older than they may be, where it cannot be asked now or
+    /// somebody else is just asking.
+    async fn keys(&self, age: Duration) -> Result<Arc<Keys>, Unreachable> {
+        let known = self.keys.load_full();
+        let old = match &known {
+            Some(keys) if keys.since.elapsed() < age => return Ok(Arc::clone(keys)),
+            Some(keys) => Some(keys).filter(|keys| keys.since.elapsed() < self.stale),
+            None => None,
+        };
+        // a key that is not known is waited for; for keys that are merely no longer fresh nobody waits long
+        let in_turn = match old.filter(|_| age == self.fresh) {
+            Some(old) => match self.known.try_lock() {
+                Ok(known) => Some((known, old)),
+                Err(_) => return Ok(Arc::clone(old)),
             },
+            None => None,
+        };
+        if let Some((mut known, old)) = in_turn {
+            return match timeout(PATIENCE, self.fetch(&mut known)).await {
+                Ok(Ok(keys)) => Ok(keys),
+                Ok(Err(_)) => Ok(Arc::clone(old)),
+                Err(_) => {
+                    failed(&mut known, &self.wrong("it does not answer in time; its keys of before are used"));
+                    Ok(Arc::clone(old))
+                }
+            };
+        }
+        let mut known = self.known.lock().await;
+        // whoever had the turn before may have fetched them
+        if let Some(keys) = self.keys.load_full().filter(|keys| keys.since.elapsed() < age) {
+            return Ok(keys);
+        }
+        match self.fetch(&mut known).await {
+            Ok(keys) => Ok(keys),
+            Err(why) => old.map(Arc::clone).ok_or(why),
+        }
+    }
+
+    async fn fetch(&self, known: &mut Known) -> Result<Arc<Keys>, Unreachable> {
+        let fetched = match waiting(known) {
+            Some(why) => Err(why),
+            None => {
+                let at = match &self.keys_at {
+                    Some(at) => Ok(at.clone()),
+                    None => self.discover(known).await.map(|metadata| metadata.jwks_uri.clone()),
+                };
+                match at {
+                    Ok(at) => self.json(&at).await.and_then(|text| {
+                        Jwk::read_set(&text).map_err(|why| self.wrong(&format!("its keys cannot be read: {why}")))
+                    }),
+                    Err(why) => Err(why),
+                }
+            }
         };
         match fetched {
-            Ok(keys) => {
-                let (keys, now) = (Arc::new(keys), Instant::now());
-                known.keys = Some((Arc::clone(&keys), now));
-                Ok((keys, now))
+            Ok(all) => {
+                let keys = Arc::new(Keys { all, since: Instant::now() });
+                self.keys.store(Some(Arc::clone(&keys)));
+                Ok(keys)
             }
             Err(why) => {
-                failed(&mut known, &why);
-                let stale = known.keys.as_ref().filter(|(_, since)| since.elapsed() < STALE);
-                stale.map(|(keys, since)| (Arc::clone(keys), *since)).ok_or(why)
+                failed(known, &why);
+                Err(why)
             }
         }
     }
@@ -210,6 +322,7 @@ impl Issuer {
             token_endpoint: url("token_endpoint")?,
             jwks_uri: url("jwks_uri")?.ok_or_else(|| self.wrong("its metadata has no `jwks_uri`"))?,
             end_session_endpoint: url("end_session_endpoint")?,
+            introspection_endpoint: url("introspection_endpoint")?,
             names_itself: tree.get("authorization_response_iss_parameter_supported").and_then(Value::as_bool)
                 == Some(true),
             token_auth: words("token_endpoint_auth_methods_supported"),
@@ -241,7 +354,7 @@ impl Issuer {
     ///
     /// # Errors
     /// [`Unreachable`]
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         url: &Url,
         request: reqwest::RequestBuilder,
@@ -265,14 +378,16 @@ impl Issuer {
     #[cfg(test)]
     pub(super) async fn age(&self, by: Duration) {
         let mut known = self.known.lock().await;
-        let older = |since: &mut Instant| *since = since.checked_sub(by).unwrap_or(*since);
-        known.metadata.iter_mut().for_each(|(_, since)| older(since));
-        known.keys.iter_mut().for_each(|(_, since)| older(since));
+        let older = |since: Instant| since.checked_sub(by).unwrap_or(since);
+        known.metadata.iter_mut().for_each(|(_, since)| *since = older(*since));
+        if let Some(keys) = self.keys.load_full() {
+            self.keys.store(Some(Arc::new(Keys { all: keys.all.clone(), since: older(keys.since) })));
+        }
         known.failed = None;
     }
 
     /// The client that its URLs are asked with.
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 }

@@ -13,7 +13,7 @@ mod provider;
 
 pub use attempts::{Attempt, Attempts, NoAttempt, PATIENCE, Purpose};
 pub use id_token::{Expected, IdToken, TokenRefused};
-pub use issuer::{Issuer, Metadata, Unreachable};
+pub use issuer::{Issuer, Metadata, Unreachable, Whom};
 pub use provider::{Person, Provider, Return, SignInRefused, Started};
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{Attempt, Expected, IdToken, Issuer, Metadata, Purpose, TokenRefused, Unreachable, id_token};
+use super::{Attempt, Expected, IdToken, Issuer, Metadata, Purpose, TokenRefused, Unreachable, Whom, id_token};
 use crate::{
     call::Fault,
     clock::{Clock, Timestamp, random},
@@ -191,7 +191,7 @@ impl Provider {
         resolver: Arc<dyn Resolver>,
         clock: Clock,
     ) -> Result<Self, Fault> {
-        let issuer = Arc::new(Issuer::new(&config.issuer, config.allow_private, resolver)?);
+        let issuer = Arc::new(Issuer::new(&Whom::people(&config.issuer, config.allow_private), resolver)?);
         let redirect = RedirectUrl::new(format!("{origin}/sign-in/{name}/callback"));
         let redirect = redirect.map_err(|error| Fault(format!("the console's URL is none: {error}")))?;
         let places = Semaphore::new(AT_ONCE);

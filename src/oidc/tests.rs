@@ -442,7 +442,7 @@ async fn metadata_that_is_not_the_issuers_own_is_not_believed() {
 #[tokio::test]
 async fn what_was_fetched_is_kept_and_asked_again_for_a_key_that_is_not_known_within_bounds() {
     let fake = Fake::start().await;
-    let issuer = Issuer::new(&fake.issuer(), true, Arc::new(System)).unwrap();
+    let issuer = Issuer::new(&Whom::people(&fake.issuer(), true), Arc::new(System)).unwrap();
     let token = signed(&json!({"sub": "u"}), 1);
     for _ in 0..5 {
         issuer.check(&token).await.unwrap().unwrap();

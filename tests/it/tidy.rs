@@ -9,7 +9,7 @@ use std::{
 /// The road and what it rests on.
 const BELOW_THE_DOORS: &[&str] = &[
     "json", "clock", "display", "passkey", "call", "contract", "hold", "grant", "ledger", "identity", "approver",
-    "upstream", "notify", "pipeline", "observe", "config", "listen", "reach", "jws", "seal", "oidc",
+    "upstream", "notify", "pipeline", "observe", "config", "listen", "reach", "jws", "dpop", "seal", "oidc",
 ];
 
 /// What a house is put together from.
@@ -36,6 +36,7 @@ const EVERYTHING_BELOW: &[&str] = &[
     "server",
     "listen",
     "jws",
+    "dpop",
     "seal",
     "oidc",
     "secret_file",
@@ -63,6 +64,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pipeline", BELOW_THE_DOORS),
     ("reach", &["display", "call"]),
     ("jws", &["json"]),
+    ("dpop", &["json", "clock", "jws"]),
     ("seal", &["clock", "call"]),
     ("oidc", &["json", "clock", "display", "call", "config", "jws", "reach", "seal"]),
     (
