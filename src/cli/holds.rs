@@ -448,6 +448,22 @@ fn shown(hold: &Value, columns: usize) -> String {
         "asks",
         format!("{who}  (vouched for by {}, by {})", visible(field(hold, "issuer")), visible(field(hold, "door"))),
     ));
+    for (name, member, joint) in [
+        ("handed on by", "chain", ", then "),
+        ("teams", "teams", ", "),
+        ("scopes", "scopes", ", "),
+        ("only for", "only_tools", ", "),
+    ] {
+        let texts: Vec<String> = items(hold, member).iter().filter_map(Value::as_str).map(visible).collect();
+        if !texts.is_empty() {
+            rows.push((name, texts.join(joint)));
+        }
+    }
+    for (name, member) in [("workload", "workload"), ("shown with", "assurance")] {
+        if !field(hold, member).is_empty() {
+            rows.push((name, visible(field(hold, member))));
+        }
+    }
     rows.push(("tool", format!("{} of upstream {}", visible(field(hold, "tool")), visible(field(hold, "upstream")))));
     rows.push(("impact", words(hold, "impact")));
     for demand in items(hold, "demands") {
@@ -560,6 +576,8 @@ mod tests {
         json!({
             "id": "hold_01JD0000000000000000000000", "state": "pending", "seconds_left": 872, "agent": "demo\n/amount  1",
             "issuer": "countersign", "user": "ann\u{202e}", "door": "http", "tool": "bank__transfer", "upstream": "bank",
+            "chain": ["root\u{202e}", "root/helper"], "scopes": ["pay\n/amount  1"], "teams": [], "only_tools": null,
+            "workload": "spiffe://td/\u{1b}[2J", "assurance": "bound",
             "impact": ["spend"], "approve_by": "2026-11-21T09:15:00.000000Z", "digest": "sha256:00",
             "demands": [{"policy": "large", "role": "owner", "approvals": 2, "reason": "ask\u{1b}[2J the owner"}],
             "progress": [{"role": "owner", "have": 1, "need": 2}],
@@ -579,6 +597,10 @@ mod tests {
         for wanted in [
             "asks          demo<U+000A>/amount  1 for ann<U+202E>  (vouched for by countersign, by http)",
             "pending, 14 min 32 s left to countersign it",
+            "handed on by  root<U+202E>, then root/helper\n",
+            "scopes        pay<U+000A>/amount  1\n",
+            "workload      spiffe://td/<U+001B>[2J\n",
+            "shown with    bound\n",
             "large, for 2 of owner: ask<U+001B>[2J the owner",
             "so far        owner 1/2",
             "countersigned maria at 2026-11-21T09:01:00.000000Z",

@@ -318,7 +318,7 @@ pub enum Rejected {
     OtherCall,
     /// There is no such approver, or it is not enrolled.
     UnknownApprover,
-    /// The approver asked for it itself, or is the user that the agent acts for.
+    /// The approver asked for it itself, is the user that the agent acts for, or handed it on.
     Requester,
     /// That person countersigned it already.
     Twice,
@@ -390,7 +390,7 @@ impl std::fmt::Display for Rejected {
             Self::TooEarly => "the time of this hold is not over",
             Self::OtherCall => "the call is not the one that was held",
             Self::UnknownApprover => "there is no such approver, or it is not enrolled",
-            Self::Requester => "who asks, and the user it asks for, cannot countersign it",
+            Self::Requester => "who asks, the user it asks for, and whoever it came through cannot countersign it",
             Self::Twice => "the same person cannot countersign it twice",
             Self::WrongRole => "none of your roles can countersign this",
             Self::TooManyVotes => "too much was countersigned in the last hour; wait",
@@ -910,7 +910,7 @@ impl Book {
         if self.now(now) >= deadline(record) {
             return Err(Rejected::TooLate);
         }
-        if person.is(&hold.agent) || hold.user.as_deref().is_some_and(|user| person.is(user)) {
+        if hold.askers().any(|name| person.is(name)) {
             return Err(Rejected::Requester);
         }
         if !hold.demands.iter().any(|demand| person.roles.contains(&demand.role)) {

@@ -21,7 +21,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     clock::{NoRandomness, Timestamp, ulid},
-    json::{Digest, Value},
+    json::{Digest, Object, Value},
 };
 
 /// Open holds that one agent may have.
@@ -82,8 +82,51 @@ pub struct Demand {
     pub reason: Option<String>,
 }
 
-/// Which call it is, apart from when and how often it is made: issuer, agent, user, task, method, tool and canonical
-/// arguments. Two calls with the same binding are the identical call.
+/// What a credential says of who asks beside agent, issuer, user and task. All of it can decide, so all of it is bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Its workload identity.
+    pub workload: Option<String>,
+    /// The agents through whose hands it went, the one who calls last.
+    pub chain: Vec<String>,
+    /// Teams it belongs to, in order.
+    pub teams: Vec<String>,
+    /// Scopes of the credential, in order.
+    pub scopes: Vec<String>,
+    /// The only actions that the credential is for, in order; all, without.
+    pub tools: Option<Vec<String>>,
+    /// How surely it is that agent, where more than its word or the operator's says so: `bound`, `certificate`.
+    pub assurance: Option<String>,
+}
+
+impl Claims {
+    /// The canonical form of what is there; nothing of the rest, so that what says nothing more is as it was before there
+    /// was more to say.
+    fn bound(&self) -> Option<Value> {
+        if *self == Self::default() {
+            return None;
+        }
+        let list = |texts: &[String]| Value::Array(texts.iter().map(|text| Value::from(text.as_str())).collect());
+        let mut whole = Object::new();
+        for (name, texts) in [("chain", &self.chain), ("scopes", &self.scopes), ("teams", &self.teams)] {
+            if !texts.is_empty() {
+                whole = whole.with(name, list(texts));
+            }
+        }
+        if let Some(tools) = &self.tools {
+            whole = whole.with("tools", list(tools));
+        }
+        for (name, text) in [("assurance", &self.assurance), ("workload", &self.workload)] {
+            if let Some(text) = text {
+                whole = whole.with(name, text.as_str());
+            }
+        }
+        Some(Value::Object(whole))
+    }
+}
+
+/// Which call it is, apart from when and how often it is made: issuer, agent, user, task, what else the credential says,
+/// method, tool and canonical arguments. Two calls with the same binding are the identical call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Binding(Digest);
 
@@ -98,6 +141,8 @@ pub struct Bound<'a> {
     pub user: Option<&'a str>,
     /// The task it works on.
     pub task: Option<&'a str>,
+    /// What else its credential says.
+    pub claims: &'a Claims,
     /// The MCP method.
     pub method: &'a str,
     /// The tool, by the name that agents use.
@@ -110,7 +155,7 @@ impl Bound<'_> {
     /// The binding.
     pub fn binding(&self) -> Binding {
         let optional = |text: Option<&str>| text.map_or(Value::Null, Value::from);
-        let whole = vec![
+        let mut whole = vec![
             Value::from(self.issuer),
             Value::from(self.agent),
             optional(self.user),
@@ -119,6 +164,7 @@ impl Bound<'_> {
             Value::from(self.tool),
             Value::from(self.arguments.to_string()),
         ];
+        whole.extend(self.claims.bound());
         Binding(Digest::of(&Value::Array(whole).to_bytes()))
     }
 }
@@ -142,8 +188,12 @@ pub struct Hold {
     pub user: Option<String>,
     /// The task it works on.
     pub task: Option<String>,
+    /// What else its credential says.
+    pub claims: Claims,
     /// The credential's id.
     pub credential: String,
+    /// When the credential ends, where no entry of its issuing says so.
+    pub credential_expires: Option<Timestamp>,
     /// The door it came through: `http`, `stdio`.
     pub door: String,
     /// The MCP method.
@@ -192,9 +242,9 @@ impl Hold {
 
     /// Which call it is for.
     pub fn binding(&self) -> Binding {
-        let Self { issuer, agent, method, tool, arguments, .. } = self;
+        let Self { issuer, agent, claims, method, tool, arguments, .. } = self;
         let (user, task) = (self.user.as_deref(), self.task.as_deref());
-        Bound { issuer, agent, user, task, method, tool, arguments: *arguments }.binding()
+        Bound { issuer, agent, user, task, claims, method, tool, arguments: *arguments }.binding()
     }
 
     /// Whose countersignature it waits for, each role once.
@@ -210,8 +260,23 @@ impl Hold {
         self.demands.iter().find_map(|demand| demand.reason.as_deref())
     }
 
-    /// Whether that agent, for that user and task, asked.
-    pub fn is_of(&self, issuer: &str, agent: &str, user: Option<&str>, task: Option<&str>) -> bool {
-        self.issuer == issuer && self.agent == agent && self.user.as_deref() == user && self.task.as_deref() == task
+    /// Whether that agent, for that user and task and through those hands, asked.
+    pub fn is_of(
+        &self,
+        issuer: &str,
+        agent: &str,
+        user: Option<&str>,
+        task: Option<&str>,
+        chain: &[impl AsRef<str>],
+    ) -> bool {
+        let same = self.issuer == issuer && self.agent == agent && self.user.as_deref() == user;
+        let chain = chain.iter().map(AsRef::as_ref);
+        same && self.task.as_deref() == task && self.claims.chain.iter().map(String::as_str).eq(chain)
+    }
+
+    /// Everybody who asks: the agent, the user it acts for, and whoever it came through.
+    pub fn askers(&self) -> impl Iterator<Item = &str> {
+        let chain = self.claims.chain.iter().map(String::as_str);
+        [self.agent.as_str()].into_iter().chain(self.user.as_deref()).chain(chain)
     }
 }

@@ -38,7 +38,9 @@ fn hold(number: u8, demands: Vec<Demand>, created: Timestamp) -> Arc<Hold> {
         issuer: "countersign".to_owned(),
         user: Some("Ana".to_owned()),
         task: None,
+        claims: Claims::default(),
         credential: "tok_1".to_owned(),
+        credential_expires: None,
         door: "http".to_owned(),
         method: "tools/call".to_owned(),
         tool: "bank__pay".to_owned(),
@@ -150,6 +152,49 @@ fn who_asks_and_the_user_it_asks_for_cannot_countersign_under_any_of_their_names
     }
     book.apply(&vote(&hold, "eve", 3, 2), 6).unwrap();
     assert_eq!(phase(&book, &hold), "approved");
+}
+
+#[test]
+fn whoever_a_call_came_through_cannot_countersign_it_under_any_of_their_names() {
+    let people: &[(&str, &[&str], &[&str])] =
+        &[("FIRST", &["owner"], &[]), ("bob", &["owner"], &["first/helper"]), ("eve", &["owner"], &["first/help"])];
+    let mut book = book(people);
+    let chain = vec!["first".to_owned(), "first/helper".to_owned()];
+    let claims = Claims { chain, ..Claims::default() };
+    let hold = Arc::new(Hold { claims, ..Hold::clone(&hold(1, vec![demand("owner", 1, 900)], at(1))) });
+    book.apply(&Change::Opened(Arc::clone(&hold)), 5).unwrap();
+    for (number, (name, ..)) in people.iter().enumerate().take(2) {
+        assert_eq!(book.apply(&vote(&hold, name, number, 2), 6), Err(Rejected::Requester), "{name}");
+        assert_eq!(book.may_deny(&hold.id, &hold.digest, name, at(2)), Err(Rejected::Requester), "{name}");
+    }
+    book.apply(&vote(&hold, "eve", 2, 2), 6).unwrap();
+    assert_eq!(phase(&book, &hold), "approved");
+}
+
+#[test]
+fn everything_that_a_credential_says_is_bound_and_what_says_nothing_more_is_bound_as_before() {
+    let plain = hold(1, vec![demand("owner", 1, 900)], at(1));
+    let before = format!(r#"["countersign","clerk","Ana",null,"tools/call","bank__pay","{}"]"#, Digest([1; 32]));
+    assert_eq!(plain.binding(), Binding(Digest::of(before.as_bytes())));
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let different = [
+        Claims { workload: Some("spiffe://td/a".to_owned()), ..Claims::default() },
+        Claims { chain: texts(&["a", "b"]), ..Claims::default() },
+        Claims { chain: texts(&["b", "a"]), ..Claims::default() },
+        Claims { teams: texts(&["a"]), ..Claims::default() },
+        Claims { scopes: texts(&["a"]), ..Claims::default() },
+        Claims { scopes: texts(&["a", "b"]), ..Claims::default() },
+        Claims { scopes: texts(&["a b"]), ..Claims::default() },
+        Claims { tools: Some(texts(&["a"])), ..Claims::default() },
+        Claims { tools: Some(Vec::new()), ..Claims::default() },
+        Claims { assurance: Some("bound".to_owned()), ..Claims::default() },
+    ];
+    let mut seen = vec![plain.binding()];
+    for claims in different {
+        let binding = Hold { claims, ..Hold::clone(&plain) }.binding();
+        assert!(!seen.contains(&binding));
+        seen.push(binding);
+    }
 }
 
 #[test]

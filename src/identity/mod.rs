@@ -229,19 +229,26 @@ impl Identity {
         let expires = match self.ledger.views().token(&hold.credential) {
             Some(token) => token.expires,
             None if hold.issuer == STDIO_ISSUER => Timestamp::MAX,
-            None => return Err(Unauthenticated::Expired),
+            None => hold.credential_expires.ok_or(Unauthenticated::Expired)?,
         };
+        // what goes without saying in an entry
+        let usual = if hold.issuer == STDIO_ISSUER { Assurance::Process } else { Assurance::Bearer };
+        let assurance = match &hold.claims.assurance {
+            Some(word) => Assurance::read(word).ok_or(Unauthenticated::Invalid)?,
+            None => usual,
+        };
+        let claims = hold.claims.clone();
         let principal = Arc::new(Principal {
             agent: hold.agent.clone(),
             issuer: hold.issuer.clone(),
             user: hold.user.clone(),
             task: hold.task.clone(),
-            teams: Vec::new(),
-            scopes: Vec::new(),
-            workload: None,
-            chain: Vec::new(),
-            tools: None,
-            assurance: Assurance::Bearer,
+            teams: claims.teams,
+            scopes: claims.scopes,
+            workload: claims.workload,
+            chain: claims.chain,
+            tools: claims.tools,
+            assurance,
             credential: hold.credential.clone(),
             issued: hold.created,
             expires,

@@ -217,6 +217,7 @@ pub(super) fn intended(at: Timestamp, call: &Permitted, arguments: &Commitment) 
     line.commitment("arguments", arguments);
     line.time("at", at);
     line.text("call", call.id().as_str());
+    line.list("chain", &principal.chain);
     line.digest("contract", &tool.digest);
     line.text("credential", &principal.credential);
     line.text("door", call.door().word());
@@ -229,6 +230,7 @@ pub(super) fn intended(at: Timestamp, call: &Permitted, arguments: &Commitment) 
     line.text("tool", &tool.name);
     line.text("upstream", tool.upstream.as_str());
     line.option("user", principal.user.as_deref());
+    line.option("workload", principal.workload.as_deref());
     line.end()
 }
 
@@ -272,6 +274,7 @@ pub(super) fn refused(at: Timestamp, refused: &Refused, caller: &Caller, basis: 
     line.text("agent", &principal.agent);
     line.time("at", at);
     line.text("call", caller.id.as_str());
+    line.list("chain", &principal.chain);
     if let Some(tool) = &caller.tool {
         line.digest("contract", &tool.digest);
     }
@@ -290,6 +293,7 @@ pub(super) fn refused(at: Timestamp, refused: &Refused, caller: &Caller, basis: 
         line.text("upstream", tool.upstream.as_str());
     }
     line.option("user", principal.user.as_deref());
+    line.option("workload", principal.workload.as_deref());
     line.end()
 }
 
@@ -453,6 +457,11 @@ impl Line {
             let all: Vec<Value> = texts.iter().map(|text| Value::from(text.as_str())).collect();
             self.raw(name, &Value::Array(all).to_bytes());
         }
+    }
+
+    /// The same; nothing where there is none.
+    pub(super) fn list(&mut self, name: &'static str, texts: &[String]) {
+        self.names(name, Some(texts).filter(|texts| !texts.is_empty()));
     }
 
     /// A member whose value is canonical JSON already.

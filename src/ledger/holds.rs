@@ -20,12 +20,12 @@ use super::{
     views::Views,
 };
 use crate::{
-    call::{CallId, Caller, Fault, Operation, Refused, Validated},
+    call::{self, CallId, Caller, Fault, Operation, Principal, Refused, Validated},
     clock::Timestamp,
     grant::{Basis, Held},
     hold::{
-        Assurance, Book, Bound, Change, Credential, Demand, Drift, Hold, HoldId, NOT_SENT, Phase, Proof, Record,
-        Rejected, Roster, SignIn, Statement, Warrant, statement,
+        Assurance, Book, Bound, Change, Claims, Credential, Demand, Drift, Hold, HoldId, NOT_SENT, Phase, Proof,
+        Record, Rejected, Roster, SignIn, Statement, Warrant, statement,
     },
     json::{self, Digest, Limits, Number, Object, Value},
     passkey::{Assertion, Passkey},
@@ -273,6 +273,14 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Dig
         let listed = tree.get(name).and_then(Value::as_array).unwrap_or_default();
         listed.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     };
+    // one that cannot be read is not none: what is bound is never less than what is written
+    let list = |name: &str| -> Result<Option<Vec<String>>, String> {
+        let Some(found) = tree.get(name) else { return Ok(None) };
+        let texts = found.as_array().and_then(|texts| {
+            texts.iter().map(|text| text.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
+        });
+        texts.map(Some).ok_or_else(|| format!("its member `{name}` is no list of texts"))
+    };
     let at = time("at")?;
     Ok(match wanted("kind")?.as_str() {
         "call.held" => {
@@ -286,7 +294,19 @@ pub(super) fn read(text: &[u8], seq: u64, arguments: impl FnOnce() -> Option<Dig
                 issuer: wanted("issuer")?,
                 user: optional("user"),
                 task: optional("task"),
+                claims: Claims {
+                    workload: optional("workload"),
+                    chain: list("chain")?.unwrap_or_default(),
+                    teams: list("teams")?.unwrap_or_default(),
+                    scopes: list("scopes")?.unwrap_or_default(),
+                    tools: list("tools")?,
+                    assurance: optional("assurance"),
+                },
                 credential: wanted("credential")?,
+                credential_expires: match tree.get("credential_expires") {
+                    Some(_) => Some(time("credential_expires")?),
+                    None => None,
+                },
                 door: wanted("door")?,
                 method: wanted("method")?,
                 tool: wanted("tool")?,
@@ -482,10 +502,15 @@ fn held(origin: &str, hold: &Hold, arguments: &Commitment) -> Result<Vec<u8>, Fa
     line.text("agent", &hold.agent);
     line.time("approve_by", hold.approve_by);
     line.commitment("arguments", arguments);
+    line.option("assurance", hold.claims.assurance.as_deref());
     line.time("at", hold.created);
     line.text("call", &hold.call);
+    line.list("chain", &hold.claims.chain);
     line.digest("contract", &hold.contract);
     line.text("credential", &hold.credential);
+    if let Some(expires) = hold.credential_expires {
+        line.time("credential_expires", expires);
+    }
     line.raw("demands", &Value::Array(demands).to_bytes());
     line.text("door", &hold.door);
     line.time("execute_by", hold.execute_by);
@@ -499,10 +524,14 @@ fn held(origin: &str, hold: &Hold, arguments: &Commitment) -> Result<Vec<u8>, Fa
     line.text("origin", origin);
     line.texts("policies", hold.policies.iter().map(|policy| &**policy));
     line.flag("runs_alone", hold.runs_alone);
+    line.list("scopes", &hold.claims.scopes);
     line.option("task", hold.task.as_deref());
+    line.list("teams", &hold.claims.teams);
     line.text("tool", &hold.tool);
+    line.names("tools", hold.claims.tools.as_deref());
     line.text("upstream", &hold.upstream);
     line.option("user", hold.user.as_deref());
+    line.option("workload", hold.claims.workload.as_deref());
     line.end()
 }
 
@@ -825,7 +854,9 @@ impl Ledger {
             issuer: principal.issuer.clone(),
             user: principal.user.clone(),
             task: principal.task.clone(),
+            claims: claims_of(principal),
             credential: principal.credential.clone(),
+            credential_expires: self.ends_unsaid(principal),
             door: call.door().word().to_owned(),
             method: call.operation().method().to_owned(),
             tool: tool.name.clone(),
@@ -846,9 +877,24 @@ impl Ledger {
         let text = held(&self.inner.options.origin, &hold, &commitment)?;
         // what was cut to fit is what it says from now on
         match read(&text, 0, || Some(hold.arguments)) {
+            // a principal of whom a part was cut is another, and other policies are about it
+            Ok(Change::Opened(read)) if read.binding() != hold.binding() => {
+                Err(Fault("what the credential says is too long to be held to".to_owned()))
+            }
             Ok(Change::Opened(read)) => Ok((text, read, kept)),
             _ => Err(Fault("a hold cannot be written so that it can be read".to_owned())),
         }
+    }
+
+    /// Whether a credential says the same of its agent as that which the hold was opened with.
+    pub fn is_bound_as(hold: &Hold, principal: &Principal) -> bool {
+        hold.claims == claims_of(principal)
+    }
+
+    /// When a credential ends of whose issuing no entry tells.
+    fn ends_unsaid(&self, principal: &Principal) -> Option<Timestamp> {
+        let said = self.views().token(&principal.credential).is_some() || principal.expires == Timestamp::MAX;
+        (!said).then_some(principal.expires)
     }
 
     /// Looks at the holds and the approvers, as far as they are durable.
@@ -1082,6 +1128,23 @@ impl Ledger {
     }
 }
 
+/// What a principal's credential says of it beside agent, issuer, user and task.
+fn claims_of(principal: &Principal) -> Claims {
+    let sorted = |texts: &[String]| texts.iter().cloned().collect::<BTreeSet<String>>().into_iter().collect();
+    Claims {
+        workload: principal.workload.clone(),
+        chain: principal.chain.clone(),
+        teams: sorted(&principal.teams),
+        scopes: sorted(&principal.scopes),
+        tools: principal.tools.as_deref().map(sorted),
+        // the usual goes without saying, as it did before there was another
+        assurance: match principal.assurance {
+            call::Assurance::Bearer | call::Assurance::Process => None,
+            surer => Some(surer.word().to_owned()),
+        },
+    }
+}
+
 /// Which call it is.
 pub(super) fn binding_of(call: &Validated) -> crate::hold::Binding {
     let (principal, tool) = (call.principal(), call.tool());
@@ -1090,6 +1153,7 @@ pub(super) fn binding_of(call: &Validated) -> crate::hold::Binding {
         agent: &principal.agent,
         user: principal.user.as_deref(),
         task: principal.task.as_deref(),
+        claims: &claims_of(principal),
         method: call.operation().method(),
         tool: &tool.name,
         arguments: Digest::of(call.arguments().bytes()),

@@ -305,6 +305,9 @@ impl Check {
     /// the approver's key, a run without all of them, or one that is not of the call that was held.
     fn holds(&mut self, seq: u64, text: &[u8], tree: &Value) {
         let text_of = |name: &str| tree.get(name).and_then(Value::as_str);
+        let texts_of = |name: &str| -> Vec<&str> {
+            tree.get(name).and_then(Value::as_array).unwrap_or_default().iter().filter_map(Value::as_str).collect()
+        };
         if let Some((hold, call)) = self.spent.take() {
             let same = text_of("kind") == Some("call.intended")
                 && text_of("call") == Some(&call)
@@ -317,7 +320,9 @@ impl Check {
                     text_of("agent").unwrap_or_default(),
                     text_of("user"),
                     text_of("task"),
-                );
+                    &texts_of("chain"),
+                )
+                && hold.claims.workload.as_deref() == text_of("workload");
             if !same {
                 self.bad(Some(seq), format!("entry {seq}: it is not the intent of the hold that was spent before it"));
             }

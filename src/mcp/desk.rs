@@ -787,6 +787,7 @@ impl Subject {
             Value::from(principal.issuer.as_str()),
             optional(&principal.user),
             optional(&principal.task),
+            Value::Array(principal.chain.iter().map(|agent| Value::from(agent.as_str())).collect()),
             Value::from(operation.method()),
             Value::from(self.name.as_str()),
             Value::from(Digest::of(arguments.as_deref().unwrap_or(b"{}")).to_string()),

@@ -247,8 +247,8 @@ impl Road for Arc<Pipeline> {
     }
 
     fn holds(&self, principal: &Principal) -> Vec<Record> {
-        let Principal { issuer, agent, user, task, .. } = principal;
-        let own = |record: &&Record| record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref());
+        let Principal { issuer, agent, user, task, chain, .. } = principal;
+        let own = |record: &&Record| record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref(), chain);
         self.ledger.holds(|book| book.iter().filter(own).cloned().collect())
     }
 

@@ -200,6 +200,7 @@ struct Whose {
     agent: String,
     user: Option<String>,
     task: Option<String>,
+    chain: Vec<String>,
 }
 
 impl Whose {
@@ -209,6 +210,7 @@ impl Whose {
             agent: principal.agent.clone(),
             user: principal.user.clone(),
             task: principal.task.clone(),
+            chain: principal.chain.clone(),
         }
     }
 }

@@ -67,6 +67,14 @@ pub struct Event {
     pub impact: Vec<String>,
     /// Who asks.
     pub agent: String,
+    /// The agents through whose hands it came, the one who calls last.
+    pub chain: Vec<String>,
+    /// Workload identity of who asks.
+    pub workload: Option<String>,
+    /// Scopes of its credential.
+    pub scopes: Vec<String>,
+    /// How surely it is that agent, where more than its token says so.
+    pub assurance: Option<String>,
     /// Until when it can be approved.
     pub approve_by: Option<Timestamp>,
     /// What the hold is after it.

@@ -8,6 +8,10 @@ use crate::{call::cut, config::WebhookFormat, display::visible};
 
 /// Bytes of a name that is not ours.
 const LONGEST: usize = 200;
+/// Bytes of a field of Slack's, which takes 2,000 characters.
+const FIELD: usize = 1_900;
+/// Names of a list that is not ours.
+const MOST: usize = 16;
 
 /// The body of a notification.
 pub fn body(format: WebhookFormat, event: &Event) -> Vec<u8> {
@@ -35,6 +39,10 @@ fn safe(text: &str) -> String {
     visible(cut(text, LONGEST))
 }
 
+fn all_safe(texts: &[String]) -> Vec<String> {
+    texts.iter().take(MOST).map(|text| safe(text)).collect()
+}
+
 fn generic(event: &Event) -> Value {
     json!({
         "v": 1,
@@ -48,6 +56,10 @@ fn generic(event: &Event) -> Value {
         "upstream": safe(&event.upstream),
         "impact": event.impact,
         "agent": safe(&event.agent),
+        "chain": all_safe(&event.chain),
+        "workload": event.workload.as_deref().map(safe),
+        "scopes": all_safe(&event.scopes),
+        "assurance": event.assurance,
         "approve_by": event.approve_by.map(|at| at.to_string()),
         "page": event.page,
     })
@@ -73,6 +85,18 @@ fn slack(event: &Event) -> Value {
         plain(format!("Agent\n{agent}")),
         plain(format!("Hold\n{}", safe(&event.hold))),
     ];
+    if !event.chain.is_empty() {
+        fields.push(plain(cut(&format!("Handed on by\n{}", all_safe(&event.chain).join(", then ")), FIELD).to_owned()));
+    }
+    if let Some(workload) = &event.workload {
+        fields.push(plain(format!("Workload\n{}", safe(workload))));
+    }
+    if !event.scopes.is_empty() {
+        fields.push(plain(cut(&format!("Scopes\n{}", all_safe(&event.scopes).join(" ")), FIELD).to_owned()));
+    }
+    if let Some(assurance) = &event.assurance {
+        fields.push(plain(format!("Shown with\n{}", safe(assurance))));
+    }
     if let Some(at) = event.approve_by.filter(|_| event.state == "pending") {
         fields.push(plain(format!("Approve by\n{at}")));
     }

@@ -31,6 +31,10 @@ fn event(seq: u64) -> Event {
         upstream: "bank".to_owned(),
         impact: vec!["spend".to_owned()],
         agent: "demo".to_owned(),
+        chain: Vec::new(),
+        workload: None,
+        scopes: Vec::new(),
+        assurance: None,
         approve_by: Some(Timestamp::from_second(1_700_000_900).unwrap()),
         state: "pending".to_owned(),
         page: Some("http://127.0.0.1:7401/holds/hold_01JD0000000000000000000000".to_owned()),
@@ -205,6 +209,25 @@ async fn delivered(notifier: &Notifier) {
         .await;
 }
 
+#[test]
+fn a_receiver_is_told_through_whose_hands_it_came_and_by_what() {
+    let mut delegated = event(1);
+    delegated.chain = (0..20).map(|number| format!("agent\u{202e}-{number}")).collect();
+    delegated.workload = Some("spiffe://td/<b>".to_owned());
+    delegated.scopes = vec!["pay".to_owned(), "x".repeat(500)];
+    delegated.assurance = Some("bound".to_owned());
+    let told: Value = serde_json::from_slice(&body(WebhookFormat::Generic, &delegated)).unwrap();
+    assert_eq!(told["chain"][0], "agent<U+202E>-0");
+    assert_eq!(told["chain"].as_array().unwrap().len(), 16);
+    assert_eq!((&told["workload"], &told["scopes"][0]), (&"spiffe://td/<b>".into(), &"pay".into()));
+    assert_eq!((told["scopes"][1].as_str().unwrap().len(), &told["assurance"]), (200, &"bound".into()));
+    let slack = String::from_utf8(body(WebhookFormat::Slack, &delegated)).unwrap();
+    assert!(slack.contains(r"Handed on by\nagent<U+202E>-0, then agent<U+202E>-1"), "{slack}");
+    assert!(slack.contains(r"Workload\nspiffe://td/<b>") && slack.contains(r"Shown with\nbound"), "{slack}");
+    let plain: Value = serde_json::from_slice(&body(WebhookFormat::Generic, &event(1))).unwrap();
+    assert_eq!((&plain["chain"], &plain["workload"]), (&Value::Array(Vec::new()), &Value::Null));
+}
+
 #[tokio::test]
 async fn events_arrive_in_order_signed_and_without_arguments() {
     let (data, source, hook) = (tempfile::tempdir().unwrap(), Memory::new(3), Hook::start(ok).await);
@@ -223,7 +246,25 @@ async fn events_arrive_in_order_signed_and_without_arguments() {
     names.sort_unstable();
     assert_eq!(
         names,
-        ["agent", "approve_by", "at", "hold", "id", "impact", "kind", "page", "seq", "state", "tool", "upstream", "v"]
+        [
+            "agent",
+            "approve_by",
+            "assurance",
+            "at",
+            "chain",
+            "hold",
+            "id",
+            "impact",
+            "kind",
+            "page",
+            "scopes",
+            "seq",
+            "state",
+            "tool",
+            "upstream",
+            "v",
+            "workload"
+        ]
     );
     assert_eq!(body["id"], "hold_01JD0000000000000000000000.1");
     notifier.stop().await;

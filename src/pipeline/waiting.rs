@@ -21,7 +21,7 @@ use crate::{
     hold::{Book, Drift, Hold, HoldId, Phase, Record},
     identity::Unauthenticated,
     json::{self, Limits, Object},
-    ledger::{NotChanged, Parked, Reply},
+    ledger::{Ledger, NotChanged, Parked, Reply},
 };
 
 /// How often a client that asked for progress is told that its call still waits.
@@ -291,8 +291,8 @@ impl Pipeline {
     /// The hold of that id, if this principal asked for it: one of somebody else's looks like none.
     pub fn hold_of(&self, principal: &Principal, id: &str) -> Option<Record> {
         let record = self.ledger.holds(|book| book.get(&HoldId::read(id)?).cloned())?;
-        let Principal { issuer, agent, user, task, .. } = principal;
-        record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref()).then_some(record)
+        let Principal { issuer, agent, user, task, chain, .. } = principal;
+        record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref(), chain).then_some(record)
     }
 
     /// Withdraws a hold of this principal's; `None` when it has none of that id.
@@ -338,6 +338,8 @@ impl Pipeline {
         if hold.method != Operation::CallTool.method() {
             return Ok(None);
         }
+        // another credential of the same agent may say something else of it: then the hold's own is asked for
+        let who = who.filter(|who| Ledger::is_bound_as(hold, who.principal()));
         let who = match who.map_or_else(|| self.identity.recall(hold), Ok) {
             Ok(who) => who,
             Err(Unauthenticated::Revoked) => return Err(Drift::PrincipalRevoked),

@@ -347,6 +347,12 @@ fn facts(seen: &Seen) -> Markup {
             dt { "Agent" } dd data-agent { (seen.text("/agent")) }
             @if let Some(user) = optional("/user") { dt { "Acts for" } dd data-user { (user) } }
             @if let Some(task) = optional("/task") { dt { "Task" } dd { (task) } }
+            (listed("Handed on by", "chain", seen.list("/chain"), true))
+            @if let Some(workload) = optional("/workload") { dt { "Workload" } dd.mono data-workload { (workload) } }
+            (listed("Teams", "teams", seen.list("/teams"), false))
+            (listed("Scopes", "scopes", seen.list("/scopes"), false))
+            (listed("Its credential is only for", "tools", seen.list("/only_tools"), false))
+            @if let Some(assurance) = optional("/assurance") { dt { "Shown with" } dd data-assurance { (assurance) } }
             dt { "Vouched for by" } dd { (seen.text("/issuer")) ", by " (seen.text("/door")) }
             dt { "Tool" } dd { span.mono { (seen.text("/tool")) } " of " (seen.text("/upstream")) }
             dt { "Impact" } dd.tags {
@@ -357,6 +363,22 @@ fn facts(seen: &Seen) -> Markup {
             dt { "Asked" } dd { (moment(&seen.text("/created"))) }
             dt { "Hold" } dd.mono { (seen.text("/id")) }
             dt { "Digest" } dd.mono data-digest { (seen.text("/digest")) }
+        }
+    }
+}
+
+/// Texts of others, each by itself; nothing where there is none.
+fn listed(what: &str, name: &str, texts: &[Value], ordered: bool) -> Markup {
+    let texts: Vec<String> = texts.iter().filter_map(Value::as_str).map(visible).collect();
+    html! {
+        @if !texts.is_empty() {
+            dt { (what) }
+            dd.tags data-facts=(name) {
+                @for (place, text) in texts.iter().enumerate() {
+                    @if ordered && place > 0 { " then " }
+                    span.tag { (text) }
+                }
+            }
         }
     }
 }
@@ -651,6 +673,16 @@ mod tests {
         let out = of(&many);
         assert_eq!(out.matches("<mark>").count(), MARKS);
         assert_eq!(out.replace("<mark>", "").replace("</mark>", ""), many.replace('<', "&lt;").replace('>', "&gt;"));
+    }
+
+    #[test]
+    fn whose_hands_it_came_through_is_shown_in_order_and_is_never_markup() {
+        let chain = ["root\u{202e}", "<b>root/helper</b>"].map(Value::from);
+        let out = listed("Handed on by", "chain", &chain, true).into_string();
+        let expected = "<dt>Handed on by</dt><dd class=\"tags\" data-facts=\"chain\"><span class=\"tag\">root&lt;U+202E&gt;</span> then \
+                        <span class=\"tag\">&lt;b&gt;root/helper&lt;/b&gt;</span></dd>";
+        assert_eq!(out, expected);
+        assert_eq!(listed("Scopes", "scopes", &[], false).into_string(), "");
     }
 
     #[test]

@@ -315,6 +315,122 @@ async fn verification_finds_countersignatures_that_are_none_and_runs_without_the
     }
 }
 
+impl House {
+    /// The same for another principal.
+    fn of(self, who: Principal) -> Self {
+        Self { who: Arc::new(who), ..self }
+    }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Everything that a credential can say.
+fn delegated() -> Principal {
+    Principal {
+        user: Some("ana".to_owned()),
+        task: Some("t1".to_owned()),
+        workload: Some("spiffe://td/clerk".to_owned()),
+        chain: texts(&["root", "clerk"]),
+        teams: texts(&["sales", "ops", "ops"]),
+        scopes: texts(&["pay", "look"]),
+        tools: Some(texts(&["bank__pay"])),
+        assurance: Assurance::Bound,
+        expires: "2026-11-21T04:00:00Z".parse().unwrap(),
+        ..Principal::clone(&House::new().who)
+    }
+}
+
+#[tokio::test]
+async fn a_hold_binds_what_the_credential_says_and_its_intent_names_the_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::granting(HELD).of(delegated());
+    let ledger = open(folder.path());
+    let ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    let root = Person::enrolled(&ledger, "root", "owner", Some("ann")).await;
+    let hold = Arc::clone(house.park(&ledger, "rent").await.unwrap().hold());
+    let entry = ledger.entries(hold.seq, 1).unwrap().remove(0);
+    let text = String::from_utf8_lossy(&entry.text).into_owned();
+    for part in [
+        r#""assurance":"bound","at":"#,
+        r#""chain":["root","clerk"],"contract":"#,
+        r#""credential_expires":"2026-11-21T04:00:00.000000Z","#,
+        r#""scopes":["look","pay"],"task":"t1","teams":["ops","sales"],"tool":"#,
+        r#""tools":["bank__pay"],"upstream":"#,
+        r#""user":"ana","v":1,"workload":"spiffe://td/clerk"}"#,
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert_eq!(house.park(&ledger, "rent").await.unwrap().hold().id, hold.id, "the identical call attaches");
+    let reordered = Principal { scopes: texts(&["look", "pay", "pay"]), ..delegated() };
+    let reordered = House::granting(HELD).of(reordered).park(&ledger, "rent").await.unwrap();
+    assert_eq!(reordered.hold().id, hold.id, "the same in another order is the same");
+    for other in [
+        Principal { chain: Vec::new(), ..delegated() },
+        Principal { scopes: texts(&["pay"]), ..delegated() },
+        Principal { tools: None, ..delegated() },
+        Principal { assurance: Assurance::Bearer, ..delegated() },
+        Principal { workload: None, ..delegated() },
+        Principal { teams: Vec::new(), ..delegated() },
+    ] {
+        let other = House::granting(HELD).of(other);
+        assert_ne!(other.park(&ledger, "rent").await.unwrap().hold().id, hold.id, "{:?}", other.who);
+    }
+    let through = root.countersign(&ledger, &hold.id, &hold.digest).await;
+    assert_eq!(through, Err(NotChanged::Rejected(Rejected::Requester)));
+    ann.countersign(&ledger, &hold.id, &hold.digest).await.unwrap();
+    let narrower = House::granting(HELD).of(Principal { scopes: Vec::new(), ..delegated() });
+    assert!(narrower.spend(&ledger, &hold.id, "rent").await.is_none(), "nobody else spends it");
+    let recorded = house.spend(&ledger, &hold.id, "rent").await.unwrap();
+    ledger.write_outcome(&recorded, &answer(r#"{"content":[]}"#), 42, &[]).await.unwrap();
+    let kind_of = |entry: &&Entry| entry::member(&entry.text, "kind") == Some("call.intended");
+    let entries = ledger.entries(0, 100).unwrap();
+    let intent = String::from_utf8_lossy(&entries.iter().find(kind_of).unwrap().text).into_owned();
+    assert!(intent.contains(r#""chain":["root","clerk"],"contract""#), "{intent}");
+    assert!(intent.contains(r#""v":1,"workload":"spiffe://td/clerk"}"#), "{intent}");
+    ledger.close().await;
+    drop(ledger);
+    let report = verify(folder.path(), None, None);
+    assert_eq!(report.verdict, Verdict::Holds, "{report}");
+    let again = open(folder.path());
+    let read = again.holds(|book| book.get(&hold.id).unwrap().hold.clone());
+    assert_eq!((&read.claims, read.credential_expires), (&hold.claims, hold.credential_expires), "read back whole");
+    assert!(Ledger::is_bound_as(&read, &delegated()));
+}
+
+#[tokio::test]
+async fn an_entry_of_a_credential_that_says_no_more_has_no_more_members() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let hold = Arc::clone(House::granting(HELD).park(&ledger, "rent").await.unwrap().hold());
+    let entry = ledger.entries(hold.seq, 1).unwrap().remove(0);
+    let text = String::from_utf8_lossy(&entry.text).into_owned();
+    for name in ["assurance", "chain", "scopes", "teams", "tools", "workload", "credential_expires"] {
+        assert!(!text.contains(&format!("\"{name}\":")), "{name} in {text}");
+    }
+    assert_eq!(hold.claims, crate::hold::Claims::default());
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_whole_is_not_held_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let many: Vec<String> = (0..100).map(|number| format!("team-{number:03}")).collect();
+    let house = House::granting(HELD).of(Principal { teams: many.clone(), ..delegated() });
+    assert_eq!(house.park(&ledger, "rent").await.unwrap().hold().claims.teams, many);
+    let teams: Vec<String> = (0..600).map(|number| format!("{number:0200}")).collect();
+    for who in [
+        Principal { teams, ..delegated() },
+        Principal { workload: Some("x".repeat(2_000)), ..delegated() },
+        Principal { user: Some("x".repeat(2_000)), ..delegated() },
+    ] {
+        let house = House::granting(HELD).of(who);
+        let refused = house.park(&ledger, "rent").await.unwrap_err();
+        assert_eq!(refused.code(), "unavailable");
+    }
+}
+
 /// 64 retries, two approvers and one who withdraws, at once, a thousand times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whoever_comes_first_one_runs_at_most_and_one_wins() {
