@@ -1,5 +1,6 @@
 //! The command line.
 
+mod agents;
 mod approvers;
 mod attach;
 pub mod bank;
@@ -238,6 +239,9 @@ enum GrantCommand {
 
 #[derive(Debug, Subcommand)]
 enum AgentCommand {
+    /// Who has called, who vouches for them, when they did last; and the tokens that are good
+    #[command(after_help = "Examples:\n  countersign agent list\n  countersign agent list --json")]
+    List,
     /// Print a token for an agent
     #[command(
         after_help = "Examples:\n  countersign agent token laptop\n  countersign agent token ci --ttl 15m --task \
@@ -496,6 +500,11 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
             let answer = place.ask(Request::ExplainGrant(question)).await?;
             place.answer(&answer, explain::text);
             Ok(if show::field(&answer, "decision") == "deny" { Exit::No } else { Exit::Done })
+        }
+        Command::Agent(AgentCommand::List) => {
+            let answer = place.ask(Request::ListAgents).await?;
+            place.answer(&answer, agents::text);
+            done
         }
         Command::Agent(AgentCommand::Token { name, ttl, task, user }) => {
             let request = Request::IssueToken { agent: name, ttl_s: ttl.as_secs(), task, user };

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    approvers, control,
+    agents, approvers, control,
     explain::Question,
     holds,
     outcome::{Exit, Failure, error_json},
@@ -61,6 +61,8 @@ pub enum Request {
         /// One token by its id; all without.
         token: Option<String>,
     },
+    /// Who has called, and the tokens that are good.
+    ListAgents,
     /// Writes contracts for tools that have none.
     RegisterTools {
         /// One upstream; all without.
@@ -329,6 +331,7 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
             house.pipeline.identity.revoke(&agent, token.as_deref()).await?;
             Ok(json!({"agent": agent, "token": token, "revoked": true}))
         }
+        Request::ListAgents => agents::list(house).await,
         Request::RegisterTools { upstream } => register(house, upstream).await,
         Request::ListTools => Ok(tools(house)),
         Request::ReviewTools { tool } => review(house, tool).await,

@@ -7,6 +7,7 @@
 //! `tlog/` the published log (C2SP tlog-tiles), `ledger.key` the key that signs checkpoints, `ledger.pub` the one that
 //! verifies them, `ledger.lock` held by the process that has it open.
 
+mod callers;
 mod committer;
 mod entry;
 mod holds;
@@ -29,6 +30,7 @@ pub mod tree;
 pub mod verify;
 mod views;
 
+pub use callers::{Callers, Calling};
 pub use entry::{Entry, Event, Settlement, Traded};
 pub use holds::{HoldChange, Met, NotChanged, Parked};
 pub use reply::{Body, Reply};

@@ -1,5 +1,6 @@
 //! The ledger as a whole; its parts are tested in the files below.
 
+mod callers;
 mod holds;
 mod meaning;
 mod notes;

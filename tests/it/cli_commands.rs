@@ -9,6 +9,11 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::{
+    house::{EVERYTHING, House},
+    recorder::Recorder,
+};
+
 fn countersign(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_countersign"))
         .args(args)
@@ -250,4 +255,49 @@ fn the_bank_is_a_tool_server_on_standard_input_and_output() {
     let mut left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["bank.json", "bank.json.lock"]);
+}
+
+#[test]
+fn who_has_called_is_listed_with_the_tokens_that_are_good() {
+    let upstream = Recorder::usual();
+    let mut house = House::open(&format!("[upstreams.up]\nurl = \"{}\"\n", upstream.url()), EVERYTHING);
+    let none = json(house.done(&["agent", "list", "--json"]).as_bytes());
+    assert_eq!((&none["agents"], &none["since"]), (&Value::Array(Vec::new()), &Value::Null));
+    assert!(house.done(&["agent", "list"]).contains("No agent has called."));
+    let token = house.token("tester", &["--task", "t1", "--for", "ann"]);
+    let nobody = house.token("nobody", &[]);
+    house.token("gone", &[]);
+    house.done(&["agent", "revoke", "gone"]);
+    for _ in 0..3 {
+        assert!(house.call(&token, "up__echo", r#"{"text":"a"}"#).is_success());
+    }
+    assert!(!house.call(&nobody, "up__echo", r#"{"text":"a"}"#).is_success());
+    let expect = |listed: &Value| {
+        let agents: Vec<_> = listed["agents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|agent| {
+                let names = ["agent", "issuer"].map(|name| agent[name].as_str().unwrap().to_owned());
+                assert!(agent["last"].as_str().unwrap().ends_with('Z'), "{agent}");
+                (names, ["permitted", "held", "refused"].map(|name| agent[name].as_u64().unwrap()))
+            })
+            .collect();
+        let named = |name: &str| [name.to_owned(), "countersign".to_owned()];
+        assert_eq!(agents, [(named("nobody"), [0, 0, 1]), (named("tester"), [3, 0, 0])]);
+        let tokens: Vec<_> = listed["tokens"].as_array().unwrap().iter().collect();
+        assert_eq!(
+            tokens.iter().map(|token| token["agent"].as_str().unwrap()).collect::<Vec<_>>(),
+            ["nobody", "tester"]
+        );
+        assert_eq!((&tokens[1]["task"], &tokens[1]["user"]), (&"t1".into(), &"ann".into()));
+        assert!(tokens.iter().all(|token| token["id"].as_str().unwrap().starts_with("tok_")), "{tokens:?}");
+    };
+    expect(&json(house.done(&["agent", "list", "--json"]).as_bytes()));
+    let text = house.done(&["agent", "list"]);
+    assert!(text.contains("VOUCHED FOR BY") && text.contains("tester"), "{text}");
+    assert!(!text.contains(&token) && !text.contains(&nobody), "ids are shown, tokens are not");
+    assert_eq!(house.stop(), Some(0));
+    // with no server running it is read from the store
+    expect(&json(house.done(&["agent", "list", "--json"]).as_bytes()));
 }
