@@ -113,7 +113,7 @@ impl<'a> Browser<'a> {
     }
 }
 
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._*".contains(&byte);
     text.bytes()
         .map(|byte| match byte {
@@ -137,7 +137,7 @@ fn hidden(html: &str, name: &str) -> String {
 }
 
 /// Where a form leads, and its hidden fields.
-fn form(html: &str, act: &str) -> (String, Vec<(String, String)>) {
+pub(crate) fn form(html: &str, act: &str) -> (String, Vec<(String, String)>) {
     let mark = format!("data-act=\"{act}\"");
     let at = html.find(&mark).unwrap_or_else(|| panic!("no form `{act}`: {html}"));
     let tag = &html[html[..at].rfind("<form").unwrap()..];

@@ -13,6 +13,7 @@ mod approving;
 #[expect(dead_code, reason = "the unit tests, which share it, say more with it")]
 mod authenticator;
 mod bad_input;
+mod canaries;
 mod cli_commands;
 mod cli_quickstart;
 mod clients_rmcp;
