@@ -239,6 +239,11 @@ impl Jwk {
         Ok(keys.iter().filter_map(Self::read).collect())
     }
 
+    /// Its name, if it has one.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
     /// The members that make the key, as canonical JSON: what is kept of it.
     pub fn public(&self) -> &Value {
         &self.public

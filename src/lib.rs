@@ -150,6 +150,9 @@ pub mod listen;
 // Identity providers: found, believed, signed in with.
 pub mod oidc;
 
+// Workloads that prove who they are.
+pub mod workload;
+
 // Credentials in, principals out.
 pub mod identity;
 

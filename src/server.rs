@@ -40,8 +40,10 @@ use crate::{
     notify::{Notifier, Source as Events},
     observe::Metrics,
     pipeline::{Contracts, Detached, HouseChange, Pipeline, Review},
+    reach::{self, Resolver},
     secret_file,
     upstream::Upstreams,
+    workload::{self, Workloads},
 };
 
 use told::Told;
@@ -73,6 +75,8 @@ pub struct House {
     pub recovery: Recovery,
     /// The key that seals sessions and request states.
     pub session_key: [u8; 32],
+    /// Workloads that prove who they are.
+    pub workloads: Arc<Workloads>,
     shelf: Arc<Shelf>,
     /// The files as they were before they were read.
     seen: Fingerprint,
@@ -213,6 +217,12 @@ impl House {
     ) -> Result<Self, OpenError> {
         let config = Arc::new(config);
         let catalog = stocked(&config, &contracts);
+        let resolver: Arc<dyn Resolver> = Arc::new(reach::System);
+        let workloads = Workloads::open(&config.identity, &config.endpoint(), &resolver).map_err(|why| match why {
+            workload::NotOpened::Config(errors) => OpenError::Config(errors),
+            workload::NotOpened::Fault(fault) => OpenError::Fault(fault),
+        })?;
+        let workloads = Arc::new(workloads);
         secret_file::private_folder(&config.data)?;
         // what is kept beside the log are arguments and results: nobody else's to read, whatever the folder's mode
         for kept in ["store", "payloads"] {
@@ -225,7 +235,8 @@ impl House {
         };
         let (ledger, recovery) = Ledger::open(&config.data, options, clock.clone())?;
         let identity =
-            Identity::open(&config.data, config.endpoint(), config.identity.max_ttl, ledger.clone(), clock.clone())?;
+            Identity::open(&config.data, config.endpoint(), config.identity.max_ttl, ledger.clone(), clock.clone())?
+                .with_workloads(Arc::clone(&workloads));
         let approvers = Approvers::open(&config.data, ledger.clone(), clock.clone())?;
         let session_key = session_key(&config.data)?;
         let metrics = Arc::new(Metrics::default());
@@ -270,6 +281,7 @@ impl House {
             config,
             recovery,
             session_key,
+            workloads,
             shelf,
             seen,
             certificates: OnceLock::new(),
@@ -305,6 +317,7 @@ impl House {
             let (house, stop) = (Arc::downgrade(&self.pipeline), running.stop.subscribe());
             running.tasks.spawn(crate::pipeline::watch_holds(house, stop));
             running.tasks.spawn(watching.run());
+            running.tasks.spawn(Arc::clone(&self.workloads).follow(running.stop.subscribe()));
         }
         Ok(())
     }
@@ -328,8 +341,8 @@ impl House {
         let _opened_once = self.certificates.set(certificates);
     }
 
-    /// Reads contracts, grants and certificates again. What does not check is refused whole, and the old stays: the
-    /// contracts and grants as one, each certificate with its key.
+    /// Reads contracts, grants, certificates and what vouches for those of agents again. What does not check is refused
+    /// whole, and the old stays: the contracts and grants as one, each certificate with its key.
     ///
     /// # Errors
     /// Every error in them at once.
@@ -338,6 +351,7 @@ impl House {
         for certificate in self.certificates.get().into_iter().flatten() {
             errors.extend(certificate.reload().err());
         }
+        errors.extend(self.workloads.reload().err().into_iter().flatten());
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 

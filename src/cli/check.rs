@@ -1,6 +1,6 @@
 //! `check`: configuration, contracts, grants and decision tables, every error at once.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde_json::json;
 
@@ -15,7 +15,9 @@ use crate::{
     config::{self, Config},
     grant::{ConfigError, tables},
     listen::Certificate,
+    reach,
     server::{compile, read_contracts},
+    workload::{self, Workloads},
 };
 
 /// What was looked at.
@@ -60,6 +62,10 @@ pub(super) fn look(config: &Config) -> Result<Checked, Failure> {
     let mut checked = Checked::default();
     for files in [&config.server.tls, &config.console.tls].into_iter().flatten() {
         checked.errors.extend(Certificate::open(files.clone()).err());
+    }
+    let resolver: Arc<dyn reach::Resolver> = Arc::new(reach::System);
+    if let Err(workload::NotOpened::Config(errors)) = Workloads::open(&config.identity, &config.endpoint(), &resolver) {
+        checked.errors.extend(errors);
     }
     let (catalog, grants) = match compile(config, &contracts) {
         Ok(compiled) => compiled,

@@ -41,6 +41,12 @@ pub(super) async fn serve(
     let console = listen(&mut config.console.listen).await?;
     let (agents, console, certificates) = doors(&config, agents, console)?;
     let house = Arc::new(open(config, STORE).await?);
+    if let Some(authorities) = house.workloads.authorities()
+        && let Err(error) = agents.ask(authorities)
+    {
+        house.stop("failed").await;
+        return Err(not_opened(OpenError::Config(vec![error])));
+    }
     house.keep_certificates(certificates);
     let control = match control::bind(&house.config) {
         Ok(control) => control,

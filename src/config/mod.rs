@@ -10,12 +10,14 @@ mod network;
 mod provider;
 mod read;
 pub(crate) mod units;
+mod workload;
 
 pub use issuer::{ALGORITHMS, IntrospectionConfig, IssuerConfig};
 pub use network::Network;
 pub use provider::ProviderConfig;
 pub(crate) use read::parse_address;
 pub use read::{Environment, load, parse};
+pub use workload::{BundleSource, CertificatesConfig, NameFrom, SpiffeConfig};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -168,6 +170,10 @@ pub struct IdentityConfig {
     pub skew: Duration,
     /// `[identity.issuers.NAME]`
     pub issuers: BTreeMap<String, IssuerConfig>,
+    /// `[identity.spiffe."trust.domain"]`
+    pub spiffe: BTreeMap<String, SpiffeConfig>,
+    /// `[identity.certificates.NAME]`
+    pub certificates: BTreeMap<String, CertificatesConfig>,
 }
 
 /// `[notify]`

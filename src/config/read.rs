@@ -2,6 +2,7 @@
 
 mod identity;
 mod provider;
+mod workload;
 
 use std::{
     cell::RefCell,
@@ -115,7 +116,7 @@ impl<'a> Reader<'a> {
         }
         store.finish();
         let ledger = Self::ledger(top.section("ledger"));
-        let identity = top.section("identity").identity(&folder);
+        let identity = top.section("identity").identity(&folder, server.tls.is_some());
         let notify = self.notify(top.section("notify"));
         let upstreams = self.upstreams(&mut top, &folder);
         top.finish();

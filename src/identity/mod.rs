@@ -6,6 +6,7 @@
 //! checked at every call.
 
 mod own;
+mod workloads;
 
 pub use own::{Bound, Minted, is_own};
 
@@ -31,6 +32,7 @@ use crate::{
     ledger::{Event, Ledger},
     listen::ClientCertificate,
     secret_file,
+    workload::Workloads,
 };
 use own::{Claims, Known};
 
@@ -59,6 +61,7 @@ pub struct Identity {
     remembered: RwLock<HashMap<Digest, Known>>,
     ledger: Ledger,
     clock: Clock,
+    workloads: Option<Arc<Workloads>>,
 }
 
 impl fmt::Debug for Identity {
@@ -189,7 +192,14 @@ impl Identity {
             remembered: RwLock::default(),
             ledger,
             clock,
+            workloads: None,
         })
+    }
+
+    /// The same, with workloads that prove who they are.
+    #[must_use]
+    pub fn with_workloads(self, workloads: Arc<Workloads>) -> Self {
+        Self { workloads: Some(workloads), ..self }
     }
 
     /// Judges what came with a request.
@@ -197,7 +207,9 @@ impl Identity {
     /// # Errors
     /// Why it is not accepted.
     pub async fn authenticate(&self, shown: &Presented<'_>) -> Result<Identified, Unauthenticated> {
-        let token = shown.token.ok_or(Unauthenticated::Missing)?;
+        let Some(token) = shown.token else {
+            return self.by_certificate(shown.certificate.ok_or(Unauthenticated::Missing)?);
+        };
         if token.len() > LONGEST {
             return Err(Unauthenticated::Invalid);
         }
@@ -205,10 +217,15 @@ impl Identity {
         let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
         let Known { principal, bound } = match known {
             Some(known) => known,
-            None => self.verify(token, digest)?,
+            None => match self.svid(token) {
+                Some(judged) => judged?,
+                None => self.verify(token, digest)?,
+            },
         };
         self.current(&principal)?;
-        proven(bound, shown)?;
+        // a certificate that is believed no more is as good as none
+        let certificate = shown.certificate.filter(|shown| shown.standing(self.clock.now()).is_ok());
+        proven(bound, &Presented { certificate, ..*shown })?;
         Ok(Identified::vouch(principal))
     }
 

@@ -263,7 +263,7 @@ mod tests {
     use crate::{
         identity::{Presented, tests::house},
         jws::{Jwk, Jws},
-        listen::{Authority, ClientCertificate},
+        listen::ClientCertificate,
     };
 
     fn wanted(now: Timestamp) -> Minted {
@@ -303,15 +303,7 @@ mod tests {
     async fn a_bound_token_is_good_with_what_it_is_bound_to_and_makes_nobody_surer() {
         let house = house();
         let (mine, other) = (Digest([7; 32]), Digest([8; 32]));
-        let certificate = |thumbprint| ClientCertificate {
-            thumbprint,
-            authority: Authority::Named("own".to_owned()),
-            uris: Vec::new(),
-            dns: Vec::new(),
-            common_name: None,
-            not_before: Timestamp::UNIX_EPOCH,
-            not_after: Timestamp::MAX,
-        };
+        let certificate = ClientCertificate::of_thumbprint;
         for (before, after) in [(Assurance::Bearer, Assurance::Bearer), (Assurance::Bound, Assurance::Bound)] {
             let mut minted = Minted { bound: Some(Bound::Certificate(mine)), ..wanted(house.clock.now()) };
             minted.principal.assurance = before;

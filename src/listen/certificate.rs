@@ -1,44 +1,35 @@
 //! A certificate and its key: read from their files, read again when they change.
 
 use std::{
-    fs,
-    io::ErrorKind,
-    os::unix::fs::MetadataExt as _,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, OnceLock},
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 use tokio_rustls::rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
+    server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use zeroize::Zeroizing;
 
+use super::{
+    authorities::Authorities,
+    watched::{Watched, bounded},
+};
 use crate::{config::TlsFiles, grant::ConfigError, secret_file};
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long changed files have to lie still before they are read, and how often that is waited for.
-const STILL: Duration = Duration::from_millis(200);
-const STILL_TRIES: usize = 50;
-/// Bytes of a chain.
-const MOST: u64 = 1 << 20;
 
 /// The certificate that a listener shows.
 #[derive(Debug)]
 pub struct Certificate {
     files: TlsFiles,
     current: ArcSwap<ServerConfig>,
-    /// The files as they were before they were last read.
-    seen: Mutex<Fingerprint>,
+    watched: Watched,
+    asks: OnceLock<Arc<Authorities>>,
 }
-
-type Fingerprint = [Option<(u64, u64, i64, i64)>; 2];
 
 impl Certificate {
     /// Reads certificate and key.
@@ -46,9 +37,24 @@ impl Certificate {
     /// # Errors
     /// What is wrong with a file, and what to do.
     pub fn open(files: TlsFiles) -> Result<Self, ConfigError> {
-        let seen = Mutex::new(fingerprint(&files));
-        let current = ArcSwap::from_pointee(read(&files)?);
-        Ok(Self { files, current, seen })
+        let watched = Watched::new(vec![files.cert.clone(), files.key.clone()]);
+        let current = ArcSwap::from_pointee(watched.read(|| read(&files, None))?);
+        Ok(Self { files, current, watched, asks: OnceLock::new() })
+    }
+
+    /// From now on whoever connects is asked for a certificate of their own, for which these have to vouch. Nobody has to
+    /// show one.
+    ///
+    /// # Errors
+    /// As [`Certificate::open`].
+    pub fn ask(&self, authorities: Arc<Authorities>) -> Result<(), ConfigError> {
+        let _asked_once = self.asks.set(authorities);
+        self.reload()
+    }
+
+    /// Who has to vouch for those that connect.
+    pub(super) fn asks(&self) -> Option<&Arc<Authorities>> {
+        self.asks.get()
     }
 
     /// What new connections are made with.
@@ -61,36 +67,15 @@ impl Certificate {
     /// # Errors
     /// As [`Certificate::open`].
     pub fn reload(&self) -> Result<(), ConfigError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = fingerprint(&self.files);
-        self.current.store(Arc::new(read(&self.files)?));
-        Ok(())
+        self.watched.read(|| {
+            self.current.store(Arc::new(read(&self.files, self.asks.get())?));
+            Ok(())
+        })
     }
 
     /// Reads the files again whenever they change, until `stop` is true.
     pub async fn follow(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = sleep(LOOK) => {}
-            }
-            let mut now = fingerprint(&self.files);
-            if now == *self.seen.lock().unwrap_or_else(PoisonError::into_inner) {
-                continue;
-            }
-            // certificate and key are seldom written in one moment
-            for _ in 0..STILL_TRIES {
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return,
-                    () = sleep(STILL) => {}
-                }
-                let later = fingerprint(&self.files);
-                let still = later == now;
-                now = later;
-                if still {
-                    break;
-                }
-            }
+        while self.watched.changed(&mut stop).await {
             let file = self.files.cert.display();
             match self.reload() {
                 Ok(()) => tracing::info!(certificate = %file, "the certificate was loaded again"),
@@ -102,22 +87,17 @@ impl Certificate {
     }
 }
 
-/// What changes when a file does, or is replaced, also through a link.
-fn fingerprint(files: &TlsFiles) -> Fingerprint {
-    [&files.cert, &files.key].map(|file| {
-        let data = fs::metadata(file).ok()?;
-        Some((data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
-    })
-}
-
-fn read(files: &TlsFiles) -> Result<ServerConfig, ConfigError> {
-    let wrong = |file: &Path, problem: &str, hint: &str| ConfigError {
+pub(super) fn wrong(file: &Path, problem: &str, hint: &str) -> ConfigError {
+    ConfigError {
         file: file.to_owned(),
         line: 0,
         column: 0,
         problem: problem.to_owned(),
-        hint: Some(hint.to_owned()),
-    };
+        hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
+    }
+}
+
+fn read(files: &TlsFiles, asks: Option<&Arc<Authorities>>) -> Result<ServerConfig, ConfigError> {
     let text = bounded(&files.cert).map_err(|error| {
         let hint = "`cert` names the certificate's file, in PEM; give the account that runs countersign access to it";
         wrong(&files.cert, &format!("cannot be read: {error}"), hint)
@@ -141,21 +121,18 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, ConfigError> {
         wrong(&files.key, &format!("cannot be used with the certificate: {error}"), &hint)
     })?;
     let unset = |error: tokio_rustls::rustls::Error| wrong(&files.cert, &format!("TLS cannot be set up: {error}"), "");
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(unset)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unset)?;
+    let builder = match asks {
+        None => builder.with_no_client_auth(),
+        Some(authorities) => builder.with_client_cert_verifier(authorities.asking()),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    if asks.is_some() {
+        // a session that is taken up again brings the certificate it began with, and nobody looks at that again: every
+        // connection has its own handshake, under the authorities of that moment
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
-}
-
-fn bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let file = fs::File::open(path)?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST + 1), &mut text)?;
-    if text.len() as u64 > MOST {
-        return Err(ErrorKind::FileTooLarge.into());
-    }
-    Ok(text)
 }

@@ -2,12 +2,20 @@
 //!
 //! Accepting is quick. What takes a peer's time, its handshake, is done by whoever serves the connection: it has a
 //! deadline, and only so many are under way at once.
+//!
+//! Agents may show a certificate of their own ([`ClientCertificate`]): it is asked for, never demanded, and one that no
+//! [`Authority`] vouches for ends the handshake.
 
+mod authorities;
 mod certificate;
 mod client;
+mod facts;
+mod watched;
 
+pub use authorities::{Authorities, Authority, NotVouched};
 pub use certificate::Certificate;
-pub use client::{Authority, ClientCertificate};
+pub use client::{ClientCertificate, Fallen};
+pub(crate) use watched::{Watched, bounded, stopped};
 
 use std::{
     io,
@@ -25,7 +33,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 
-use crate::config::Network;
+use crate::{config::Network, grant::ConfigError};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -115,6 +123,15 @@ impl Listener {
         Ok(())
     }
 
+    /// From now on whoever connects by TLS is asked for a certificate, for which `authorities` have to vouch. Nobody has to
+    /// show one.
+    ///
+    /// # Errors
+    /// What is wrong with the files of this listener's own certificate.
+    pub fn ask(&self, authorities: &Arc<Authorities>) -> Result<(), ConfigError> {
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.certificate.ask(Arc::clone(authorities)))
+    }
+
     /// What its URLs begin with.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -136,11 +153,12 @@ impl Listener {
             };
             if self.lets_in(peer.ip()) {
                 let _only_slower_without = tcp.set_nodelay(true);
-                let tls = self
-                    .tls
-                    .as_ref()
-                    .zip(place)
-                    .map(|(tls, place)| (TlsAcceptor::from(tls.certificate.current()), place, tls.patience));
+                let tls = self.tls.as_ref().zip(place).map(|(tls, place)| Handshake {
+                    acceptor: TlsAcceptor::from(tls.certificate.current()),
+                    asks: tls.certificate.asks().cloned(),
+                    place,
+                    patience: tls.patience,
+                });
                 return Ok(Arrival { tcp, tls });
             }
         }
@@ -164,7 +182,14 @@ impl Listener {
 /// A connection that was accepted; with TLS, its handshake is still to come.
 pub(crate) struct Arrival {
     tcp: TcpStream,
-    tls: Option<(TlsAcceptor, OwnedSemaphorePermit, Duration)>,
+    tls: Option<Handshake>,
+}
+
+struct Handshake {
+    acceptor: TlsAcceptor,
+    asks: Option<Arc<Authorities>>,
+    place: OwnedSemaphorePermit,
+    patience: Duration,
 }
 
 impl Arrival {
@@ -173,14 +198,32 @@ impl Arrival {
     /// # Errors
     /// When the handshake fails or takes too long.
     pub(crate) async fn open(self) -> io::Result<Stream> {
-        let Some((acceptor, place, patience)) = self.tls else { return Ok(Either::Left(self.tcp)) };
+        self.meet().await.map(|(stream, _)| stream)
+    }
+
+    /// The same, with the certificate that whoever connected showed.
+    ///
+    /// # Errors
+    /// As [`Arrival::open`]; a certificate for which nobody vouches fails the handshake.
+    pub(crate) async fn meet(self) -> io::Result<(Stream, Option<Arc<ClientCertificate>>)> {
+        let Some(Handshake { acceptor, asks, place, patience }) = self.tls else {
+            return Ok((Either::Left(self.tcp), None));
+        };
         let opened = timeout(patience, shake(acceptor, self.tcp)).await;
         drop(place);
-        opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let stream = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let shown = match (&asks, stream.get_ref().1.peer_certificates()) {
+            (Some(authorities), Some(chain)) => {
+                let certificate = ClientCertificate::of(authorities, chain).map_err(io::Error::other)?;
+                Some(Arc::new(certificate))
+            }
+            _ => None,
+        };
+        Ok((Either::Right(Box::new(stream)), shown))
     }
 }
 
-async fn shake(acceptor: TlsAcceptor, mut tcp: TcpStream) -> io::Result<Stream> {
+async fn shake(acceptor: TlsAcceptor, mut tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let mut first = [0];
     // a record of TLS begins with 22, and a method of HTTP with a letter
     if tcp.peek(&mut first).await? == 1 && first.first().is_some_and(u8::is_ascii_uppercase) {
@@ -191,7 +234,7 @@ async fn shake(acceptor: TlsAcceptor, mut tcp: TcpStream) -> io::Result<Stream> 
         let _read_away = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "this is HTTP without TLS"));
     }
-    Ok(Either::Right(Box::new(acceptor.accept(tcp).await?)))
+    acceptor.accept(tcp).await
 }
 
 /// Whether an address cannot be listened on because this machine has it not.
@@ -199,6 +242,11 @@ fn nobody_has(error: &io::Error) -> bool {
     let unsupported = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
     unsupported || error.kind() == io::ErrorKind::AddrNotAvailable
 }
+
+#[cfg(test)]
+#[expect(dead_code, reason = "the tests of the doors, which share it, say more with it")]
+#[path = "../../tests/it/signer.rs"]
+pub(crate) mod signer;
 
 #[cfg(test)]
 mod tests;

@@ -105,3 +105,41 @@ async fn a_localhost_that_is_half_taken_is_not_ours() {
     }
     panic!("no port is free");
 }
+
+proptest::proptest! {
+    /// A certificate with bytes changed is read or is not, and never vouched for, whoever signed the one it was.
+    #[test]
+    fn a_certificate_that_was_tampered_with_is_nobodys(at in 0_usize.., with in 1_u8.., cut in 0_usize..) {
+        let signer = signer::Signer::new("example.org");
+        let authorities = Authorities::open(Vec::new(), &["example.org".to_owned()]).unwrap();
+        authorities.take("example.org", std::slice::from_ref(&signer.der), None).unwrap();
+        let mut der = signer.svid("spiffe://example.org/bot").chain[0].to_vec();
+        let now = tokio_rustls::rustls::pki_types::UnixTime::now();
+        let judge = |der: &[u8]| authorities.judge(&[der.to_vec().into()], now).is_ok();
+        assert!(judge(&der));
+        let at = at % der.len();
+        der[at] ^= with;
+        proptest::prop_assert!(!judge(&der), "byte {at} ^ {with}");
+        proptest::prop_assert!(!judge(&der[..cut % der.len()]));
+    }
+}
+
+#[test]
+fn what_is_known_of_an_authority_is_believed_until_its_time() {
+    let signer = signer::Signer::new("example.org");
+    let authorities = Authorities::open(Vec::new(), &["example.org".to_owned()]).unwrap();
+    let svid = signer.svid("spiffe://example.org/bot");
+    let now = tokio_rustls::rustls::pki_types::UnixTime::now();
+    assert_eq!(authorities.judge(&svid.chain, now).err(), Some(NotVouched::NoAuthority));
+    let soon = std::time::Instant::now() + Duration::from_secs(3_600);
+    authorities.take("example.org", std::slice::from_ref(&signer.der), Some(soon)).unwrap();
+    authorities.judge(&svid.chain, now).unwrap();
+    authorities.take("example.org", std::slice::from_ref(&signer.der), Some(std::time::Instant::now())).unwrap();
+    assert_eq!(authorities.judge(&svid.chain, now).err(), Some(NotVouched::NoAuthority));
+    // an authority that has ended itself
+    let later = tokio_rustls::rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(80_000_000_000));
+    authorities.take("example.org", std::slice::from_ref(&signer.der), None).unwrap();
+    assert_eq!(authorities.judge(&svid.chain, later).err(), Some(NotVouched::NoAuthority));
+    assert!(authorities.judge(&vec![svid.chain[0].clone(); 17], now).is_err());
+    assert!(authorities.judge(&[], now).is_err());
+}

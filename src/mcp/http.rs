@@ -35,11 +35,11 @@ use super::{
     road::Road,
 };
 use crate::{
-    call::{Door, Fault, Identified},
+    call::{Assurance, Door, Fault, Identified},
     config,
     identity::{Presented, Unauthenticated},
     json::{self, Limits, Object, Value},
-    listen::{Arrival, Listener},
+    listen::{Arrival, ClientCertificate, Listener},
 };
 
 /// How the door is kept.
@@ -160,19 +160,22 @@ async fn accept(
 
 async fn connection<R: Road>(arrival: Arrival, house: Arc<House<R>>, mut stop: watch::Receiver<bool>) {
     let opened = tokio::select! {
-        opened = arrival.open() => opened,
+        opened = arrival.meet() => opened,
         () = told(&mut stop) => return,
     };
-    let stream = match opened {
-        Ok(stream) => stream,
+    let (stream, certificate) = match opened {
+        Ok(opened) => opened,
         Err(problem) => {
             tracing::debug!(%problem, "a handshake failed");
             return;
         }
     };
     let head_timeout = house.settings.head_timeout;
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let house = Arc::clone(&house);
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(Arc::clone(certificate));
+        }
         async move { Ok::<_, Infallible>(house.answer(request).await) }
     });
     let serving = http1::Builder::new()
@@ -278,7 +281,8 @@ impl<R: Road> House<R> {
         let judged = match token {
             Ok(token) => {
                 let method = head.method.as_str();
-                let shown = Presented { token, method, url: &self.audience, ..Presented::default() };
+                let certificate = head.extensions.get::<Arc<ClientCertificate>>().map(Arc::as_ref);
+                let shown = Presented { token, method, url: &self.audience, certificate, ..Presented::default() };
                 self.desk.road.authenticate(&shown).await
             }
             Err(()) => Err(Unauthenticated::Invalid),
@@ -434,9 +438,16 @@ impl<R: Road> House<R> {
             Some(Arc::new(self.desk.open_session(id, who)?))
         };
         let (desk, principal) = (Arc::clone(&self.desk), Arc::clone(who.principal()));
+        // who came by the key of a certificate goes when nobody vouches for it any more
+        let certificate = head.extensions.get::<Arc<ClientCertificate>>().cloned();
+        let certificate =
+            certificate.filter(|_| matches!(principal.assurance, Assurance::Certificate | Assurance::Bound));
         Ok(Peer {
             who: who.clone(),
             again: Arc::new(move || {
+                if certificate.as_ref().is_some_and(|shown| shown.standing(desk.road.now()).is_err()) {
+                    return Box::pin(std::future::ready(None));
+                }
                 let (desk, principal, token) = (Arc::clone(&desk), Arc::clone(&principal), Arc::clone(&token));
                 Box::pin(async move { desk.road.again(&principal, &token).await.ok() })
             }),

@@ -253,6 +253,10 @@ fn known_keys() -> BTreeSet<String> {
                     "[identity.issuers.a]\nissuer = \"https://x\"\nintrospection = {{ client_id = \"c\", client_secret = \"s\", {odd} = 1 }}"
                 );
                 keys.extend(known(&asked).iter().map(|key| format!("identity.issuers.NAME.introspection.{key}")));
+                let domain = format!("[identity.spiffe.\"example.org\"]\nbundle = \"b\"\n{odd} = 1");
+                keys.extend(known(&domain).iter().map(|key| format!("identity.spiffe.DOMAIN.{key}")));
+                let authority = format!("[identity.certificates.a]\nca = \"c\"\nname = \"dns\"\n{odd} = 1");
+                keys.extend(known(&authority).iter().map(|key| format!("identity.certificates.NAME.{key}")));
             }
             keys.extend(known(&format!("[{section}]\n{odd} = 1")).iter().map(|key| format!("{section}.{key}")));
         }
@@ -260,7 +264,13 @@ fn known_keys() -> BTreeSet<String> {
     // read only to say that it is not available
     keys.remove("store.url");
     // tables, of which each key has its row
-    let tables = ["console.providers", "identity.issuers", "identity.issuers.NAME.introspection"];
+    let tables = [
+        "console.providers",
+        "identity.issuers",
+        "identity.issuers.NAME.introspection",
+        "identity.spiffe",
+        "identity.certificates",
+    ];
     keys.retain(|key| !key.ends_with(".tls") && !tables.contains(&key.as_str()));
     keys
 }

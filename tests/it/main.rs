@@ -31,6 +31,7 @@ mod holds_rmcp;
 mod house;
 mod ledger_cli;
 mod ledger_crash;
+mod mtls;
 #[cfg(target_os = "linux")]
 mod power;
 mod recorder;
@@ -38,7 +39,10 @@ mod registering;
 mod road;
 mod second_door;
 mod secrets;
+mod signer;
+mod spiffe;
 mod stdio;
 mod tidy;
 mod tls;
 mod wire;
+mod workload_api;

@@ -9,7 +9,8 @@ use std::{
 /// The road and what it rests on.
 const BELOW_THE_DOORS: &[&str] = &[
     "json", "clock", "display", "passkey", "call", "contract", "hold", "grant", "ledger", "identity", "approver",
-    "upstream", "notify", "pipeline", "observe", "config", "listen", "reach", "jws", "dpop", "seal", "oidc", "workload",
+    "upstream", "notify", "pipeline", "observe", "config", "listen", "reach", "jws", "dpop", "seal", "oidc",
+    "workload",
 ];
 
 /// What a house is put together from.

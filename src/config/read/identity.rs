@@ -13,13 +13,15 @@ const LONGEST_CACHE: Duration = Duration::from_secs(300);
 const FARTHEST: Duration = Duration::from_secs(300);
 
 impl Section<'_> {
-    /// `[identity]`
-    pub(super) fn identity(mut self, folder: &Path) -> IdentityConfig {
+    /// `[identity]`. `tls`: the agents' listener has a certificate of its own.
+    pub(super) fn identity(mut self, folder: &Path, tls: bool) -> IdentityConfig {
         let max_ttl = self.duration("max_ttl", Duration::from_secs(24 * 3_600));
         let skew = self.up_to("clock_skew", Duration::from_secs(30), FARTHEST, "`30s`");
         let issuers = self.issuers(folder, max_ttl);
+        let spiffe = self.spiffe(folder);
+        let certificates = self.certificates(folder, tls);
         self.finish();
-        IdentityConfig { max_ttl, skew, issuers }
+        IdentityConfig { max_ttl, skew, issuers, spiffe, certificates }
     }
 
     /// `[identity.issuers.NAME]`, by name.
