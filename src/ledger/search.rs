@@ -23,7 +23,7 @@ const PAGE_WITHIN: u64 = 1 << 14;
 /// its intent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of this agent.
+    /// Of this agent, or that went through its hands.
     pub agent: Option<String>,
     /// For this tool, by the name that agents use.
     pub tool: Option<String>,
@@ -70,7 +70,18 @@ impl Filter {
         let is = |name: &str, wanted: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| entry::member(text, name) == Some(entry::escaped(wanted).as_str()))
         };
-        is("agent", &self.agent) && (is("tool", &self.tool) || self.named(text))
+        (is("agent", &self.agent) || self.went_through(text)) && (is("tool", &self.tool) || self.named(text))
+    }
+
+    /// Whether the agent that is wanted is one of those through whose hands the call went.
+    fn went_through(&self, text: &[u8]) -> bool {
+        let Some(wanted) = self.agent.as_deref() else { return false };
+        if memchr::memmem::find(text, br#""chain":["#).is_none() {
+            return false;
+        }
+        let tree = entry::tree(text);
+        let chain = tree.as_ref().and_then(|tree| tree.get("chain")).and_then(Value::as_array).unwrap_or_default();
+        chain.iter().any(|agent| agent.as_str() == Some(wanted))
     }
 
     /// Whether the tool that is wanted is named otherwise: by its upstream and its own name, or as a caller named it.

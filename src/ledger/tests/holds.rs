@@ -389,6 +389,12 @@ async fn a_hold_binds_what_the_credential_says_and_its_intent_names_the_chain() 
     let intent = String::from_utf8_lossy(&entries.iter().find(kind_of).unwrap().text).into_owned();
     assert!(intent.contains(r#""chain":["root","clerk"],"contract""#), "{intent}");
     assert!(intent.contains(r#""v":1,"workload":"spiffe://td/clerk"}"#), "{intent}");
+    let of = |agent: &str| {
+        let filter = Filter { agent: Some(agent.to_owned()), kind: Some("call.".to_owned()), ..Filter::default() };
+        ledger.select(&filter, 0, 100).unwrap().0.len()
+    };
+    // what went through somebody's hands is found by their name, its outcome too
+    assert_eq!((of("root"), of("clerk"), of("roo")), (8, 9, 0));
     ledger.close().await;
     drop(ledger);
     let report = verify(folder.path(), None, None);
