@@ -234,9 +234,15 @@ impl House {
             keep_payloads: config.ledger.keep_payloads,
         };
         let (ledger, recovery) = Ledger::open(&config.data, options, clock.clone())?;
-        let identity =
-            Identity::open(&config.data, config.endpoint(), config.identity.max_ttl, ledger.clone(), clock.clone())?
-                .with_workloads(Arc::clone(&workloads));
+        let identity = Identity::open(
+            &config.data,
+            config.endpoint(),
+            &config.identity,
+            &resolver,
+            ledger.clone(),
+            clock.clone(),
+        )?
+        .with_workloads(Arc::clone(&workloads));
         let approvers = Approvers::open(&config.data, ledger.clone(), clock.clone())?;
         let session_key = session_key(&config.data)?;
         let metrics = Arc::new(Metrics::default());

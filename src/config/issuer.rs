@@ -21,7 +21,7 @@ pub struct IssuerConfig {
     pub prefix: String,
     /// `agent_claim`: what an agent is called.
     pub agent_claim: Option<String>,
-    /// `user_claim`: whom it acts for.
+    /// `user_claim`: whom it acts for; empty where its agents act for nobody.
     pub user_claim: String,
     /// `task_claim`: what it works on.
     pub task_claim: String,
@@ -41,6 +41,8 @@ pub struct IssuerConfig {
     pub cache: Duration,
     /// `introspection`: its tokens can be asked for.
     pub introspection: Option<IntrospectionConfig>,
+    /// `advertised`: clients are told that they can get a token there.
+    pub advertised: bool,
     /// `allow_private`: addresses that are not of the public internet are meant.
     pub allow_private: bool,
 }

@@ -176,6 +176,19 @@ pub struct IdentityConfig {
     pub certificates: BTreeMap<String, CertificatesConfig>,
 }
 
+impl IdentityConfig {
+    /// Nobody but this server issues tokens, for `max_ttl` at most.
+    pub fn own(max_ttl: Duration) -> Self {
+        Self {
+            max_ttl,
+            skew: Duration::from_secs(30),
+            issuers: BTreeMap::new(),
+            spiffe: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+        }
+    }
+}
+
 /// `[notify]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotifyConfig {

@@ -1,14 +1,23 @@
 //! Who is calling: credentials in, principals out.
 //!
 //! A credential is an EdDSA JWT (RFC 7519, RFC 8037) that this server signed, for itself as audience
-//! (RFC 8707). It is good while it has not expired and the ledger holds it issued and not revoked. The
-//! signature of a token is checked once and remembered by the token's digest; expiry and revocation are
-//! checked at every call.
+//! (RFC 8707), or a token of somebody who the configuration says is believed ([`issuers`]). Ours is good while it has not
+//! expired and the ledger holds it issued and not revoked; another's while its issuer says so and the ledger does not hold
+//! it revoked. What is known of a token is remembered by its digest, for as long as it may be believed without looking
+//! again; expiry, revocation and what it is bound to are checked at every call.
 
+mod claims;
+mod explain;
+mod introspection;
+mod issuers;
 mod own;
+mod refused;
 mod workloads;
 
+pub use claims::LONGEST_CHAIN;
+pub use explain::{Explanation, Stage};
 pub use own::{Bound, Minted, is_own};
+pub use refused::Unauthenticated;
 
 use std::{
     collections::HashMap,
@@ -27,13 +36,18 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation};
 use crate::{
     call::{Assurance, Fault, Identified, Principal},
     clock::{Clock, Timestamp, ulid},
+    config::IdentityConfig,
+    dpop::{Asked, NotProven, Proof, Used},
     hold::Hold,
-    json::{Digest, Object},
+    json::{Digest, Object, Value},
     ledger::{Event, Ledger},
     listen::ClientCertificate,
+    reach::Resolver,
     secret_file,
     workload::Workloads,
 };
+use claims::Told;
+use issuers::{Issuers, Whose};
 use own::{Claims, Known};
 
 /// The `iss` of our own tokens.
@@ -44,6 +58,9 @@ const TYPE: &str = "at+jwt";
 
 /// Verified tokens that are remembered at most; beyond it the memory starts anew.
 const REMEMBERED: usize = 10_000;
+
+/// What a proof of possession may be signed with (RFC 9449).
+pub const PROOF_ALGORITHMS: [&str; 5] = ["ES256", "EdDSA", "ES384", "PS256", "RS256"];
 
 /// Longest token that is looked at, bytes.
 const LONGEST: usize = 8 << 10;
@@ -58,10 +75,22 @@ pub struct Identity {
     validation: Validation,
     audience: String,
     max_ttl: Duration,
-    remembered: RwLock<HashMap<Digest, Known>>,
+    issuers: Issuers,
+    remembered: RwLock<HashMap<Digest, Remembered>>,
+    /// Proofs of possession that were used since the start.
+    used: Used,
+    started: Timestamp,
     ledger: Ledger,
     clock: Clock,
     workloads: Option<Arc<Workloads>>,
+}
+
+/// A token that was judged.
+#[derive(Clone)]
+struct Remembered {
+    known: Known,
+    /// Until when it is believed without looking again.
+    until: Timestamp,
 }
 
 impl fmt::Debug for Identity {
@@ -104,48 +133,6 @@ pub enum Scheme {
     Dpop,
 }
 
-/// Why a credential is not accepted. [`Unauthenticated::code`] is public interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unauthenticated {
-    /// There is none.
-    Missing,
-    /// It is no token of ours: malformed, another key, another algorithm, another issuer or audience.
-    Invalid,
-    /// Its time is over.
-    Expired,
-    /// It was revoked, or what it comes from was.
-    Revoked,
-    /// The task that it is for was ended.
-    TaskEnded,
-}
-
-impl Unauthenticated {
-    /// The stable reason code.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Missing => "token_missing",
-            Self::Invalid => "token_invalid",
-            Self::Expired => "token_expired",
-            Self::Revoked => "token_revoked",
-            Self::TaskEnded => "token_task_ended",
-        }
-    }
-}
-
-impl fmt::Display for Unauthenticated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "a bearer token is needed: `Authorization: Bearer …`",
-            Self::Invalid => "the token is not one of this server's",
-            Self::Expired => "the token has expired; ask for a new one",
-            Self::Revoked => "the token was revoked",
-            Self::TaskEnded => "the task that the token is for has ended",
-        })
-    }
-}
-
-impl std::error::Error for Unauthenticated {}
-
 /// A token to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRequest {
@@ -164,7 +151,14 @@ impl Identity {
     ///
     /// # Errors
     /// [`Fault`] when the key cannot be read, made or kept to ourselves.
-    pub fn open(data: &Path, audience: String, max_ttl: Duration, ledger: Ledger, clock: Clock) -> Result<Self, Fault> {
+    pub fn open(
+        data: &Path,
+        audience: String,
+        config: &IdentityConfig,
+        resolver: &Arc<dyn Resolver>,
+        ledger: Ledger,
+        clock: Clock,
+    ) -> Result<Self, Fault> {
         let path = key_path(data);
         let pkcs8 = secret_file::read_or_make(&path, || {
             let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
@@ -188,8 +182,11 @@ impl Identity {
             key_id,
             validation,
             audience,
-            max_ttl,
+            max_ttl: config.max_ttl,
+            issuers: Issuers::new(config, resolver)?,
             remembered: RwLock::default(),
+            used: Used::default(),
+            started: clock.now(),
             ledger,
             clock,
             workloads: None,
@@ -210,23 +207,139 @@ impl Identity {
         let Some(token) = shown.token else {
             return self.by_certificate(shown.certificate.ok_or(Unauthenticated::Missing)?);
         };
+        let Known { principal, bound } = self.known(token).await?;
+        self.current(&principal)?;
+        self.proven(bound, token, shown)?;
+        Ok(Identified::vouch(principal))
+    }
+
+    /// Judges a token that is not what a request is sent with but what it is about: one that is to be traded. `key` is
+    /// that of a proof which came along and was judged by [`Identity::proof_key`].
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    pub async fn subject(
+        &self,
+        token: &str,
+        key: Option<Digest>,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<(Identified, Option<Bound>), Unauthenticated> {
+        let Known { principal, bound } = self.known(token).await?;
+        self.current(&principal)?;
+        match bound {
+            None => {}
+            Some(Bound::Key(thumbprint)) if key == Some(thumbprint) => {}
+            Some(Bound::Key(_)) => return Err(Unauthenticated::ProofMissing),
+            Some(Bound::Certificate(thumbprint)) => has(certificate, thumbprint, self.clock.now())?,
+        }
+        Ok((Identified::vouch(principal), bound))
+    }
+
+    /// The key of a proof that came with a request which asks for a token (RFC 9449, section 5). It is used up.
+    ///
+    /// # Errors
+    /// Why it shows nothing.
+    pub fn proof_key(&self, proof: &str, method: &str, url: &str) -> Result<Digest, Unauthenticated> {
+        self.take_proof(proof, &Asked { method, url, token: None, now: self.clock.now(), since: self.started })
+    }
+
+    fn take_proof(&self, proof: &str, asked: &Asked<'_>) -> Result<Digest, Unauthenticated> {
+        let proof = Proof::judge(proof, asked).map_err(Unauthenticated::Proof)?;
+        self.used.take(&proof, asked.now).map_err(Unauthenticated::Proof)?;
+        Ok(proof.key)
+    }
+
+    /// Whether whoever sent a token has what it is bound to.
+    fn proven(&self, bound: Option<Bound>, token: &str, shown: &Presented<'_>) -> Result<(), Unauthenticated> {
+        match (bound, shown.scheme) {
+            (None, Scheme::Bearer) => Ok(()),
+            (Some(Bound::Certificate(thumbprint)), Scheme::Bearer) => {
+                has(shown.certificate, thumbprint, self.clock.now())
+            }
+            (Some(Bound::Key(thumbprint)), Scheme::Dpop) => {
+                let proof = shown.proof.ok_or(Unauthenticated::ProofMissing)?;
+                let (now, since) = (self.clock.now(), self.started);
+                let asked = Asked { method: shown.method, url: shown.url, token: Some(token), now, since };
+                // judged whole before it is used up: a proof by another key uses up nothing of this one's
+                let proof = Proof::judge(proof, &asked).map_err(Unauthenticated::Proof)?;
+                if proof.key != thumbprint {
+                    return Err(Unauthenticated::Proof(NotProven::Invalid));
+                }
+                self.used.take(&proof, now).map_err(Unauthenticated::Proof)
+            }
+            (Some(Bound::Key(_)), Scheme::Bearer) => Err(Unauthenticated::ProofMissing),
+            (None | Some(Bound::Certificate(_)), Scheme::Dpop) => Err(Unauthenticated::Unbound),
+        }
+    }
+
+    /// What a token says, as far as it may be believed: remembered, or judged now.
+    async fn known(&self, token: &str) -> Result<Known, Unauthenticated> {
         if token.len() > LONGEST {
             return Err(Unauthenticated::Invalid);
         }
         let digest = Digest::of(token.as_bytes());
+        let now = self.clock.now();
         let known = self.remembered.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
-        let Known { principal, bound } = match known {
-            Some(known) => known,
-            None => match self.svid(token) {
-                Some(judged) => judged?,
-                None => self.verify(token, digest)?,
-            },
+        let before = known.is_some();
+        if let Some(Remembered { known, .. }) = known.filter(|remembered| now < remembered.until) {
+            return Ok(known);
+        }
+        let judged = self.judge(token, &digest, now).await;
+        if judged.is_err() && !before {
+            return judged.map(|(known, _)| known);
+        }
+        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
+        let Ok((known, until)) = judged else {
+            remembered.remove(&digest);
+            return judged.map(|(known, _)| known);
         };
-        self.current(&principal)?;
-        // a certificate that is believed no more is as good as none
-        let certificate = shown.certificate.filter(|shown| shown.standing(self.clock.now()).is_ok());
-        proven(bound, &Presented { certificate, ..*shown })?;
-        Ok(Identified::vouch(principal))
+        if let Some(until) = until {
+            if remembered.len() >= REMEMBERED {
+                remembered.clear();
+            }
+            remembered.insert(digest, Remembered { known: known.clone(), until });
+        }
+        Ok(known)
+    }
+
+    /// What a token says and until when that is believed; who knows workloads remembers what they show.
+    async fn judge(
+        &self,
+        token: &str,
+        digest: &Digest,
+        now: Timestamp,
+    ) -> Result<(Known, Option<Timestamp>), Unauthenticated> {
+        let whose = match self.issuers.whose(token) {
+            // an SVID need not say its issuer
+            Err(Unauthenticated::Issuer) => {
+                return self.svid(token).ok_or(Unauthenticated::Issuer)?.map(|known| (known, None));
+            }
+            whose => whose?,
+        };
+        let (one, claims, told) = match whose {
+            Whose::Own => {
+                let known = self.verify(token)?;
+                let until = known.principal.expires;
+                return Ok((known, Some(until)));
+            }
+            Whose::Signed(one, jws) => (one, one.signed(&jws).await?, Told::Signed(jws.kind().map(str::to_owned))),
+            Whose::Opaque(one) => (one, one.told(token, digest, now).await?, Told::Asked),
+        };
+        let known = self.issuers.judge(one, &told, &claims, digest, (&self.audience, now))?;
+        let until = one.until(&known, now);
+        Ok((known, Some(until)))
+    }
+
+    /// Judges a credential once more that was accepted before, for what outlasts one request: whoever has the token showed
+    /// then that it is theirs.
+    ///
+    /// # Errors
+    /// Why it is not accepted any more.
+    pub async fn still(&self, principal: &Arc<Principal>, token: &str) -> Result<Identified, Unauthenticated> {
+        if token.is_empty() {
+            return self.again(principal);
+        }
+        self.again(&self.known(token).await?.principal)
     }
 
     /// Looks again at a principal that was identified before, for work that outlasts one request.
@@ -301,19 +414,14 @@ impl Identity {
         })
     }
 
-    fn verify(&self, token: &str, digest: Digest) -> Result<Known, Unauthenticated> {
+    /// A token of our own.
+    fn verify(&self, token: &str) -> Result<Known, Unauthenticated> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.verifying, &self.validation)
             .map_err(|_| Unauthenticated::Invalid)?;
         if decoded.header.typ.as_deref() != Some(TYPE) {
             return Err(Unauthenticated::Invalid);
         }
-        let known = decoded.claims.known()?;
-        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED {
-            remembered.clear();
-        }
-        remembered.insert(digest, known.clone());
-        Ok(known)
+        decoded.claims.known()
     }
 
     /// What can change after a credential was issued: its time runs out, it is revoked, or what it comes from is, or its task
@@ -459,27 +567,39 @@ impl Identity {
         format!("{origin}/.well-known/oauth-protected-resource{path}")
     }
 
-    /// Protected resource metadata, RFC 9728, as JSON. There is no authorization server to name: tokens
-    /// come from the operator.
+    /// Protected resource metadata, RFC 9728, as JSON.
     pub fn metadata(&self) -> String {
-        serde_json::json!({
-            "resource": self.audience,
-            "resource_name": "Countersign",
-            "bearer_methods_supported": ["header"],
-        })
-        .to_string()
+        let strings = |all: Vec<String>| Value::Array(all.into_iter().map(Value::from).collect());
+        let algorithms = PROOF_ALGORITHMS.map(str::to_owned).to_vec();
+        let mut metadata = Object::new().with("resource", self.audience.as_str()).with("resource_name", "Countersign");
+        let servers = self.issuers.advertised();
+        if !servers.is_empty() {
+            metadata.insert("authorization_servers", strings(servers));
+        }
+        let scopes = self.needed_scopes();
+        if !scopes.is_empty() {
+            metadata.insert("scopes_supported", strings(scopes));
+        }
+        metadata.insert("bearer_methods_supported", strings(vec!["header".to_owned()]));
+        metadata.insert("dpop_signing_alg_values_supported", strings(algorithms));
+        String::from_utf8(Value::Object(metadata).to_bytes()).unwrap_or_default()
+    }
+
+    /// Scopes without which nobody is let in, of every issuer.
+    pub fn needed_scopes(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.issuers.iter().flat_map(|one| one.config().scopes.iter().cloned()).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 }
 
 /// Checks that whoever shows a token has what it is bound to.
-fn proven(bound: Option<Bound>, shown: &Presented<'_>) -> Result<(), Unauthenticated> {
-    match bound {
-        None => Ok(()),
-        Some(Bound::Certificate(thumbprint)) if shown.certificate.is_some_and(|it| it.thumbprint == thumbprint) => {
-            Ok(())
-        }
-        Some(Bound::Certificate(_) | Bound::Key(_)) => Err(Unauthenticated::Invalid),
-    }
+fn has(certificate: Option<&ClientCertificate>, thumbprint: Digest, now: Timestamp) -> Result<(), Unauthenticated> {
+    // a certificate that is believed no more is as good as none
+    let standing = certificate.filter(|certificate| certificate.standing(now).is_ok());
+    let same = standing.is_some_and(|certificate| certificate.thumbprint == thumbprint);
+    if same { Ok(()) } else { Err(Unauthenticated::Certificate) }
 }
 
 /// The credential of a principal that came by standard input and output.
@@ -530,7 +650,10 @@ mod tests {
     fn house_at(folder: tempfile::TempDir, clock: Clock, audience: &str) -> House {
         let (ledger, _) = Ledger::open(folder.path(), options(), clock.clone()).unwrap();
         let day = Duration::from_secs(86_400);
-        let identity = Identity::open(folder.path(), audience.to_owned(), day, ledger, clock.clone()).unwrap();
+        let config = IdentityConfig::own(day);
+        let resolver: Arc<dyn Resolver> = Arc::new(crate::reach::System);
+        let identity = Identity::open(folder.path(), audience.to_owned(), &config, &resolver, ledger, clock.clone());
+        let identity = identity.unwrap();
         House { folder, clock, identity }
     }
 
@@ -619,22 +742,31 @@ mod tests {
         };
         let own: serde_json::Value = serde_json::from_str(&claims).unwrap();
         let bare = Header { typ: Some("JWT".to_owned()), ..Header::new(Algorithm::EdDSA) };
+        use Unauthenticated::{Algorithm as OtherAlgorithm, Invalid, Issuer};
         let rows = [
-            ("empty", String::new()),
-            ("no token at all", "abc".to_owned()),
-            ("`alg: none`", format!("{}.{}.", part(r#"{"alg":"none","typ":"at+jwt"}"#), parts[1])),
-            ("HS256 with the public key", jsonwebtoken::encode(&Header::new(Algorithm::HS256), &own, &secret).unwrap()),
-            ("a flipped signature bit", format!("{}.{}.{}", parts[0], parts[1], URL_SAFE_NO_PAD.encode(&flipped))),
-            ("other claims", format!("{}.{}.{}", parts[0], part(&claims.replace("demo", "root")), parts[2])),
-            ("another audience", with("7400", "7500")),
-            ("another issuer", with(r#""iss":"countersign""#, r#""iss":"elsewhere""#)),
-            ("another type", jsonwebtoken::encode(&bare, &own, &house.identity.signing).unwrap()),
-            ("never issued", with("tok_", "tok_0")),
-            ("another agent's token id", with("demo", "root")),
-            ("too long", "a".repeat(LONGEST + 1)),
+            ("empty", String::new(), Invalid),
+            ("no token at all", "abc".to_owned(), Invalid),
+            ("`alg: none`", format!("{}.{}.", part(r#"{"alg":"none","typ":"at+jwt"}"#), parts[1]), OtherAlgorithm),
+            (
+                "HS256 with the public key",
+                jsonwebtoken::encode(&Header::new(Algorithm::HS256), &own, &secret).unwrap(),
+                OtherAlgorithm,
+            ),
+            (
+                "a flipped signature bit",
+                format!("{}.{}.{}", parts[0], parts[1], URL_SAFE_NO_PAD.encode(&flipped)),
+                Invalid,
+            ),
+            ("other claims", format!("{}.{}.{}", parts[0], part(&claims.replace("demo", "root")), parts[2]), Invalid),
+            ("another audience", with("7400", "7500"), Invalid),
+            ("another issuer", with(r#""iss":"countersign""#, r#""iss":"elsewhere""#), Issuer),
+            ("another type", jsonwebtoken::encode(&bare, &own, &house.identity.signing).unwrap(), Invalid),
+            ("never issued", with("tok_", "tok_0"), Invalid),
+            ("another agent's token id", with("demo", "root"), Invalid),
+            ("too long", "a".repeat(LONGEST + 1), Invalid),
         ];
-        for (what, forged) in rows {
-            assert_eq!(refusal(&house.identity, &forged).await, Unauthenticated::Invalid, "{what}");
+        for (what, forged, expected) in rows {
+            assert_eq!(refusal(&house.identity, &forged).await, expected, "{what}");
         }
         house.identity.authenticate(&Presented::bearer(&with("x", "x"))).await.unwrap();
     }

@@ -32,7 +32,24 @@ pub enum Bound {
     Certificate(Digest),
 }
 
-/// A token of ours that was read: who it says it is, and what it is bound to.
+impl Bound {
+    /// Reads a confirmation claim (RFC 7800). `None`: it names no key or certificate, both, or something that is not known
+    /// here and could not be asked for.
+    pub(super) fn read(confirmation: &Value) -> Option<Self> {
+        let members = confirmation.as_object()?;
+        let text = |name: &str| members.get(name).map(|value| value.as_str().map(str::to_owned));
+        if members.iter().any(|(name, _)| name != "jkt" && name != "x5t#S256") {
+            return None;
+        }
+        let (jkt, certificate) = (text("jkt"), text("x5t#S256"));
+        if jkt == Some(None) || certificate == Some(None) {
+            return None;
+        }
+        Confirmation { jkt: jkt.flatten(), certificate: certificate.flatten() }.bound()
+    }
+}
+
+/// A token that was read: who it says it is, and what it is bound to.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) principal: Arc<Principal>,

@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-
 use super::{
     Identity, Unauthenticated,
     own::{Bound, Known},
 };
 use crate::{
     call::{Assurance, Identified, Principal},
-    json::{Digest, Value},
     listen::ClientCertificate,
     workload::{Unproven, Workload},
 };
@@ -22,7 +19,7 @@ impl Identity {
         Some(judged.map_err(Unauthenticated::from).and_then(|svid| {
             let bound = match svid.claims.get("cnf") {
                 None => None,
-                Some(to) => Some(bound(to).ok_or(Unauthenticated::Invalid)?),
+                Some(to) => Some(Bound::read(to).ok_or(Unauthenticated::Unbound)?),
             };
             let assurance = if bound.is_some() { Assurance::Bound } else { Assurance::Bearer };
             Ok(Known { principal: Arc::new(principal(&svid.workload, assurance)), bound })
@@ -36,19 +33,6 @@ impl Identity {
         let principal = Arc::new(principal(&workload, Assurance::Certificate));
         self.current(&principal)?;
         Ok(Identified::vouch(principal))
-    }
-}
-
-/// What a token is bound to by its `cnf`, which names one thing.
-fn bound(confirmation: &Value) -> Option<Bound> {
-    let digest = |name: &str| {
-        let text = confirmation.get(name)?.as_str()?;
-        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Digest)
-    };
-    match (confirmation.get("jkt"), confirmation.get("x5t#S256")) {
-        (Some(_), None) => digest("jkt").map(Bound::Key),
-        (None, Some(_)) => digest("x5t#S256").map(Bound::Certificate),
-        _ => None,
     }
 }
 
@@ -73,8 +57,14 @@ fn principal(workload: &Workload, assurance: Assurance) -> Principal {
 impl From<Unproven> for Unauthenticated {
     fn from(why: Unproven) -> Self {
         match why {
+            Unproven::Malformed => Self::Claims,
+            Unproven::Signature => Self::Signature,
+            Unproven::Audience => Self::Audience,
             Unproven::Expired => Self::Expired,
-            _ => Self::Invalid,
+            Unproven::NotYet => Self::NotYet,
+            Unproven::TooLong => Self::Lifetime,
+            Unproven::Distrusted => Self::Certificate,
+            Unproven::Unavailable => Self::Unavailable,
         }
     }
 }

@@ -498,6 +498,7 @@ impl<R: Road> Desk<R> {
             going,
             notices,
             last: None,
+            lacks: Vec::new(),
             questions: Vec::new(),
             page: Page::default(),
             ticket,
@@ -878,6 +879,8 @@ pub(super) struct Flight<R> {
     going: Going,
     notices: mpsc::Receiver<Notice>,
     last: Option<(StatusCode, Vec<u8>)>,
+    /// Scopes that the credential lacked.
+    lacks: Vec<String>,
     questions: Vec<String>,
     page: Page,
     ticket: Option<Ticket>,
@@ -920,6 +923,11 @@ pub(super) trait Speaks: Send + 'static {
 
     /// Whether the client cancelled it.
     fn is_cancelled(&self) -> bool;
+
+    /// Scopes that the caller's credential lacked for it, once it is over.
+    fn lacks(&self) -> &[String] {
+        &[]
+    }
 }
 
 /// What a call under way has to say next.
@@ -951,6 +959,9 @@ impl<R: Road> Speaks for Flight<R> {
                 reply = &mut self.going => {
                     if !matches!(reply.body(), Body::Held(_)) {
                         self.page.over = self.page.asked.take();
+                    }
+                    if let Body::Refused(refused) = reply.body() {
+                        self.lacks = refused.scopes().unwrap_or_default().to_vec();
                     }
                     self.last = Some(self.answer(&reply));
                     continue;
@@ -988,6 +999,10 @@ impl<R: Road> Speaks for Flight<R> {
 
     fn is_cancelled(&self) -> bool {
         *self.cancelled.borrow()
+    }
+
+    fn lacks(&self) -> &[String] {
+        &self.lacks
     }
 }
 

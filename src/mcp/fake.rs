@@ -264,6 +264,14 @@ impl Road for Arc<Fake> {
         r#"{"resource":"http://127.0.0.1:7400/mcp"}"#.to_owned()
     }
 
+    fn metadata_url(&self) -> String {
+        "http://127.0.0.1:7400/.well-known/oauth-protected-resource/mcp".to_owned()
+    }
+
+    fn needed_scopes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn handle(&self, received: Received, who: Identified) -> Going {
         let house = Self::clone(self);
         Box::pin(async move {

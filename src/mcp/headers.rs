@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     contract::ParamHeader,
+    identity::Scheme,
     json::{Object, Value},
 };
 
@@ -109,19 +110,38 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The bearer token, RFC 6750, section 2.1.
+/// What a request was sent with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sent<'h> {
+    /// The token, without the word before it.
+    pub(super) token: Option<&'h str>,
+    /// That word.
+    pub(super) scheme: Scheme,
+    /// The proof that its key is at hand (RFC 9449).
+    pub(super) proof: Option<&'h str>,
+}
+
+/// The token, RFC 6750, section 2.1, and RFC 9449, section 7.1.
 ///
 /// # Errors
-/// `()` when there is something that is no single bearer token, or a token in the query.
-pub(super) fn bearer<'h>(uri: &Uri, headers: &'h HeaderMap) -> Result<Option<&'h str>, ()> {
+/// `()` when there is something that is no single token of a scheme that is known, several proofs, or a token in the query.
+pub(super) fn credential<'h>(uri: &Uri, headers: &'h HeaderMap) -> Result<Sent<'h>, ()> {
     if uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("access_token"))) {
         return Err(());
     }
-    let Some(value) = only(headers, AUTHORIZATION.as_str()).map_err(drop)? else { return Ok(None) };
+    let proof = only(headers, "dpop").map_err(drop)?;
+    let Some(value) = only(headers, AUTHORIZATION.as_str()).map_err(drop)? else {
+        return Ok(Sent { proof, ..Sent::default() });
+    };
     let (scheme, token) = value.split_once(' ').ok_or(())?;
+    let scheme = match scheme {
+        bearer if bearer.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+        dpop if dpop.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
+        _ => return Err(()),
+    };
     let token = token.trim_start_matches(' ');
     let plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
-    if scheme.eq_ignore_ascii_case("bearer") && plain { Ok(Some(token)) } else { Err(()) }
+    if plain { Ok(Sent { token: Some(token), scheme, proof }) } else { Err(()) }
 }
 
 /// Checks that the body is declared to be plain JSON in UTF-8.
@@ -346,16 +366,25 @@ mod tests {
     #[test]
     fn one_bearer_token_in_the_one_header() {
         let uri = Uri::from_static("/mcp");
-        assert_eq!(bearer(&uri, &headers(&[])), Ok(None));
-        assert_eq!(bearer(&uri, &headers(&[("authorization", "Bearer a.b.c")])), Ok(Some("a.b.c")));
-        assert_eq!(bearer(&uri, &headers(&[("authorization", "bearer a.b.c")])), Ok(Some("a.b.c")));
+        let token = |uri: &Uri, headers: &HeaderMap| {
+            credential(uri, headers).map(|sent| (sent.scheme, sent.token.map(str::to_owned)))
+        };
+        let sent = |scheme| Ok((scheme, Some("a.b.c".to_owned())));
+        assert_eq!(token(&uri, &headers(&[])), Ok((Scheme::Bearer, None)));
+        assert_eq!(token(&uri, &headers(&[("authorization", "Bearer a.b.c")])), sent(Scheme::Bearer));
+        assert_eq!(token(&uri, &headers(&[("authorization", "bearer a.b.c")])), sent(Scheme::Bearer));
+        assert_eq!(token(&uri, &headers(&[("authorization", "dpop a.b.c"), ("dpop", "p")])), sent(Scheme::Dpop));
+        assert_eq!(credential(&uri, &headers(&[("dpop", "p")])).map(|sent| sent.proof), Ok(Some("p")));
+        let mut proofs = headers(&[("authorization", "DPoP a"), ("dpop", "p")]);
+        proofs.append("dpop", HeaderValue::from_static("q"));
+        assert_eq!(token(&uri, &proofs), Err(()));
         for value in ["Basic abc", "Bearer", "Bearer ", "Bearer a b", "Bearer a,Bearer b", "a.b.c"] {
-            assert_eq!(bearer(&uri, &headers(&[("authorization", value)])), Err(()), "{value}");
+            assert_eq!(token(&uri, &headers(&[("authorization", value)])), Err(()), "{value}");
         }
         let twice = headers(&[("authorization", "Bearer a"), ("authorization", "Bearer a")]);
-        assert_eq!(bearer(&uri, &twice), Err(()));
+        assert_eq!(token(&uri, &twice), Err(()));
         let query = Uri::from_static("/mcp?x=1&access_token=a");
-        assert_eq!(bearer(&query, &headers(&[("authorization", "Bearer a")])), Err(()));
+        assert_eq!(token(&query, &headers(&[("authorization", "Bearer a")])), Err(()));
     }
 
     #[test]

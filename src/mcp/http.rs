@@ -10,9 +10,7 @@ use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody, combinator
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body as _, Frame, Incoming},
-    header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE,
-    },
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING},
     http::request::Parts,
     server::conn::http1,
     service::service_fn,
@@ -25,6 +23,7 @@ use tokio::{
 };
 
 use super::{
+    challenge::{self, Challenge},
     desk::{Answer, Desk, Peer, Speaks, Step},
     feed::{Feed, told},
     headers::{self, Allowed},
@@ -38,7 +37,7 @@ use crate::{
     call::{Assurance, Door, Fault, Identified},
     config,
     identity::{Presented, Unauthenticated},
-    json::{self, Limits, Object, Value},
+    json::{self, Limits, Value},
     listen::{Arrival, ClientCertificate, Listener},
 };
 
@@ -113,7 +112,7 @@ pub async fn serve<R: Road>(
     let (url, hosts, origins) = (settings.url.as_deref(), &settings.allowed_hosts, &settings.allowed_origins);
     let allowed = Allowed::new(listen, listener.scheme(), url, hosts, origins);
     let audience = road.audience();
-    let challenge = challenge(&audience);
+    let challenge = Challenge::new(road.metadata_url(), road.needed_scopes());
     let desk = Arc::new(Desk::new(road, &settings.key, stop.clone())?);
     let places = Arc::new(Semaphore::new(settings.max_connections.max(1)));
     let drain = settings.drain;
@@ -198,22 +197,12 @@ async fn connection<R: Road>(arrival: Arrival, house: Arc<House<R>>, mut stop: w
     }
 }
 
-/// `WWW-Authenticate` without an error: where the metadata lies, RFC 9728, section 5.1.
-fn challenge(audience: &str) -> String {
-    let split = audience.find("://").and_then(|scheme| {
-        let path = audience.get(scheme + 3..)?.find('/')?;
-        audience.split_at_checked(scheme + 3 + path)
-    });
-    let (origin, path) = split.unwrap_or((audience, ""));
-    format!("Bearer resource_metadata=\"{origin}{METADATA}{}\"", path.trim_end_matches('/'))
-}
-
 type Out = Response<Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>>;
 
 struct House<R> {
     desk: Arc<Desk<R>>,
     allowed: Allowed,
-    challenge: String,
+    challenge: Challenge,
     audience: String,
     settings: Settings,
 }
@@ -277,21 +266,24 @@ impl<R: Road> House<R> {
             &Method::POST | &Method::GET | &Method::DELETE => {}
             _ => return not_allowed("POST, GET, DELETE"),
         }
-        let token = headers::bearer(&head.uri, &head.headers);
-        let judged = match token {
-            Ok(token) => {
-                let method = head.method.as_str();
-                let certificate = head.extensions.get::<Arc<ClientCertificate>>().map(Arc::as_ref);
-                let shown = Presented { token, method, url: &self.audience, certificate, ..Presented::default() };
-                self.desk.road.authenticate(&shown).await
-            }
-            Err(()) => Err(Unauthenticated::Invalid),
+        let sent = match headers::credential(&head.uri, &head.headers) {
+            Ok(sent) => sent,
+            Err(()) => return self.unauthenticated(&Unauthenticated::Invalid),
         };
-        let who = match judged {
+        let method = head.method.as_str();
+        let shown = Presented {
+            token: sent.token,
+            scheme: sent.scheme,
+            proof: sent.proof,
+            method,
+            url: &self.audience,
+            certificate: head.extensions.get::<Arc<ClientCertificate>>().map(Arc::as_ref),
+        };
+        let who = match self.desk.road.authenticate(&shown).await {
             Ok(who) => who,
-            Err(why) => return self.unauthenticated(why),
+            Err(why) => return self.unauthenticated(&why),
         };
-        let token: Arc<str> = token.ok().flatten().unwrap_or_default().into();
+        let token: Arc<str> = sent.token.unwrap_or_default().into();
         let answered = match head.method {
             Method::GET => self.stream(head, &who, token),
             Method::DELETE => self.end(head, &who),
@@ -306,28 +298,11 @@ impl<R: Road> House<R> {
         }
     }
 
-    fn unauthenticated(&self, why: Unauthenticated) -> Out {
+    fn unauthenticated(&self, why: &Unauthenticated) -> Out {
         self.desk.road.turned_away(why.code());
-        let (challenge, sentence) = match why {
-            Unauthenticated::Missing => (self.challenge.clone(), "send a bearer token in `Authorization`"),
-            Unauthenticated::Invalid => {
-                (format!("{}, error=\"invalid_token\"", self.challenge), "the token is not valid here")
-            }
-            Unauthenticated::Expired => {
-                (format!("{}, error=\"invalid_token\"", self.challenge), "the token has expired")
-            }
-            Unauthenticated::Revoked => {
-                (format!("{}, error=\"invalid_token\"", self.challenge), "the token was revoked")
-            }
-            Unauthenticated::TaskEnded => {
-                (format!("{}, error=\"invalid_token\"", self.challenge), "the task that the token is for has ended")
-            }
-        };
-        let problem = Object::new().with("error", why.code()).with("error_description", sentence);
-        let mut answer = json_answer(StatusCode::UNAUTHORIZED, Value::Object(problem).to_bytes());
-        if let Ok(value) = HeaderValue::from_str(&challenge) {
-            answer.headers_mut().insert(WWW_AUTHENTICATE, value);
-        }
+        let (status, challenge, body) = self.challenge.unauthenticated(why);
+        let mut answer = json_answer(status, body);
+        challenge::put(&mut answer, challenge.as_deref());
         answer
     }
 
@@ -460,7 +435,15 @@ impl<R: Road> House<R> {
     /// Waits for what comes first: the reply makes a JSON answer, a notice or a long wait begins an event stream.
     async fn speak(&self, mut speaker: Box<impl Speaks>) -> Out {
         let first = match speaker.next().await {
-            Step::Last(status, response) => return json_answer(status, response),
+            Step::Last(status, response) => {
+                let lacks = speaker.lacks();
+                if lacks.is_empty() {
+                    return json_answer(status, response);
+                }
+                let mut answer = json_answer(StatusCode::FORBIDDEN, response);
+                challenge::put(&mut answer, Some(&self.challenge.insufficient(lacks)));
+                return answer;
+            }
             Step::Message(first) => event(&first),
             Step::Waits => Frame::data(Bytes::from_static(COMMENT)),
         };

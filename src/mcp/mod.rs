@@ -15,6 +15,7 @@
 //! stdio ─┘                          └─ Feed   (a stream that stays open)
 //! ```
 
+mod challenge;
 mod desk;
 mod feed;
 mod headers;

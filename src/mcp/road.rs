@@ -86,6 +86,12 @@ pub trait Road: Send + Sync + 'static {
     /// Protected resource metadata, RFC 9728.
     fn metadata(&self) -> String;
 
+    /// Where that is served.
+    fn metadata_url(&self) -> String;
+
+    /// Scopes without which nobody is let in.
+    fn needed_scopes(&self) -> Vec<String>;
+
     /// Takes a call along the road.
     fn handle(&self, received: Received, who: Identified) -> Going;
 
@@ -173,8 +179,8 @@ impl Road for Arc<Pipeline> {
         self.identity.authenticate(shown).await
     }
 
-    async fn again(&self, who: &Arc<Principal>, _token: &str) -> Result<Identified, Unauthenticated> {
-        self.identity.again(who)
+    async fn again(&self, who: &Arc<Principal>, token: &str) -> Result<Identified, Unauthenticated> {
+        self.identity.still(who, token).await
     }
 
     fn audience(&self) -> String {
@@ -183,6 +189,14 @@ impl Road for Arc<Pipeline> {
 
     fn metadata(&self) -> String {
         self.identity.metadata()
+    }
+
+    fn metadata_url(&self) -> String {
+        self.identity.metadata_url()
+    }
+
+    fn needed_scopes(&self) -> Vec<String> {
+        self.identity.needed_scopes()
     }
 
     fn handle(&self, received: Received, who: Identified) -> Going {

@@ -150,9 +150,9 @@ impl IdToken {
         Ok(Self { subject: subject.to_owned(), claims })
     }
 
-    /// A claim: by its whole name, or where there is none of that name, by its path (`realm_access.roles`).
+    /// A claim, see [`claim`].
     pub fn claim(&self, name: &str) -> Option<&Value> {
-        self.claims.get(name).or_else(|| name.split('.').try_fold(&self.claims, |value, part| value.get(part)))
+        claim(&self.claims, name)
     }
 
     /// The texts of a claim that is one, or a list of them.
@@ -163,6 +163,11 @@ impl IdToken {
             _ => Vec::new(),
         }
     }
+}
+
+/// A claim: by its whole name, or where there is none of that name, by its path (`realm_access.roles`).
+pub fn claim<'c>(claims: &'c Value, name: &str) -> Option<&'c Value> {
+    claims.get(name).or_else(|| name.split('.').try_fold(claims, |value, part| value.get(part)))
 }
 
 /// The `typ` of a token, which has to be looked at besides its claims.

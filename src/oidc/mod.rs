@@ -12,7 +12,7 @@ mod issuer;
 mod provider;
 
 pub use attempts::{Attempt, Attempts, NoAttempt, PATIENCE, Purpose};
-pub use id_token::{Expected, IdToken, TokenRefused};
+pub use id_token::{Expected, IdToken, TokenRefused, claim};
 pub use issuer::{Issuer, Metadata, Unreachable, Whom};
 pub use provider::{Person, Provider, Return, SignInRefused, Started};
 

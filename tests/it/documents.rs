@@ -163,7 +163,8 @@ fn every_reason_code_is_documented_and_no_other() {
     let refusals = refusals.iter().flat_map(|path| words_of(path, "fn code("));
     same("Why a provider lets nobody in", refusals.collect());
     same("Refused at the door", words_of("src/mcp/problem.rs", "fn code("));
-    same("Unauthenticated", words_of("src/identity/mod.rs", "fn code("));
+    let unauthenticated = ["src/identity/refused.rs", "src/dpop.rs"].iter().flat_map(|path| words_of(path, "fn code("));
+    same("Unauthenticated", unauthenticated.collect());
     same("Why a tool is not offered", words_of("src/contract/catalog.rs", "pub fn told("));
     same("What became of a policy", words_of("src/grant/explain.rs", "fn code("));
     let outcomes = words_of("src/ledger/entry.rs", "fn word(");

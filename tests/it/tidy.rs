@@ -85,6 +85,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "listen",
             "reach",
             "jws",
+            "dpop",
             "oidc",
         ],
     ),

@@ -115,7 +115,7 @@ impl Section<'_> {
             self.error("prefix", "is none", "use at most 64 letters, digits and `._-@:/`, such as `corp/`");
         }
         let agent_claim = self.claim("agent_claim");
-        let user_claim = self.claim("user_claim").unwrap_or_else(|| "sub".to_owned());
+        let user_claim = self.string("user_claim").unwrap_or_else(|| "sub".to_owned());
         let task_claim = self.claim("task_claim").unwrap_or_else(|| "task".to_owned());
         let teams_claim = self.claim("teams_claim").unwrap_or_else(|| "groups".to_owned());
         let scope_claim = self.claim("scope_claim");
@@ -132,6 +132,7 @@ impl Section<'_> {
         let bound = self.boolean("bound", false);
         let cache = self.up_to("cache", Duration::from_secs(30), LONGEST_CACHE, "`30s`");
         let introspection = self.introspection(allow_private);
+        let advertised = self.boolean("advertised", true);
         self.finish();
         Some(IssuerConfig {
             issuer: issuer?,
@@ -152,6 +153,7 @@ impl Section<'_> {
             bound,
             cache,
             introspection,
+            advertised,
             allow_private,
         })
     }
