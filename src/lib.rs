@@ -126,6 +126,9 @@ pub mod grant;
 // What happened: written before the act, provable to a stranger.
 pub mod ledger;
 
+// What tool servers are shown, for a time.
+pub mod lease;
+
 // The tool servers behind the wall.
 pub mod upstream;
 

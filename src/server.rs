@@ -35,6 +35,7 @@ use crate::{
     grant::{ConfigError, Grants, Past, Sessions, Source},
     identity::Identity,
     json::{Canonical, Digest},
+    lease::{Leases, OwnKey},
     ledger::{Event, Filter, Ledger, NotOpened, Options, Recovery},
     listen::Certificate,
     notify::{Notifier, Source as Events},
@@ -244,6 +245,11 @@ impl House {
         )?
         .with_workloads(Arc::clone(&workloads));
         let approvers = Approvers::open(&config.data, ledger.clone(), clock.clone())?;
+        let leases = {
+            let signs = OwnKey::open(&config.data.join("token.key"), &config.agents_origin(), clock.clone())?;
+            let resolver: Arc<dyn Resolver> = Arc::new(reach::System);
+            Leases::open(&config.upstreams, &config.data, ledger.clone(), Arc::new(signs), &resolver, clock.clone())?
+        };
         let session_key = session_key(&config.data)?;
         let metrics = Arc::new(Metrics::default());
         let (notes, arriving) = mpsc::channel(NOTES);
@@ -266,7 +272,7 @@ impl House {
             grants: ArcSwap::from_pointee(grants),
             sessions,
             approvers,
-            upstreams: Upstreams::new(&config.upstreams, Arc::clone(&metrics)),
+            upstreams: Upstreams::new(&config.upstreams, leases, Arc::clone(&metrics)),
             ledger,
             metrics,
             contracts: Box::new(OnShelf { shelf: Arc::clone(&shelf), config: Arc::clone(&config) }),

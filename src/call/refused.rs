@@ -100,6 +100,15 @@ pub enum Refused {
         /// When to try again, milliseconds.
         retry_after_ms: u64,
     },
+    /// There is no credential now that the tool server could be shown.
+    CredentialUnavailable {
+        /// When to try again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// Nobody has connected the account that the tool server wants.
+    AccountNotConnected,
+    /// The tool server is called on behalf of users, and this call is for none.
+    UserRequired,
     /// More than one upstream has a resource of that name.
     AmbiguousResource,
     /// Countersign is stopping.
@@ -144,6 +153,9 @@ impl Refused {
             Self::CredentialEnded => "credential_ended",
             Self::UpstreamUnavailable { .. } => "upstream_unavailable",
             Self::UpstreamBusy { .. } => "upstream_busy",
+            Self::CredentialUnavailable { .. } => "credential_unavailable",
+            Self::AccountNotConnected => "account_not_connected",
+            Self::UserRequired => "user_required",
             Self::AmbiguousResource => "ambiguous_resource",
             Self::Stopping => "stopping",
             Self::Unavailable(_) => "unavailable",
@@ -155,6 +167,7 @@ impl Refused {
         match self {
             Self::LimitExceeded { retry_after_ms }
             | Self::UpstreamUnavailable { retry_after_ms }
+            | Self::CredentialUnavailable { retry_after_ms }
             | Self::UpstreamBusy { retry_after_ms } => Some(*retry_after_ms),
             Self::Stopping | Self::Unavailable(_) | Self::HoldLost(_) => Some(1_000),
             _ => None,
@@ -247,6 +260,15 @@ impl fmt::Display for Refused {
             }
             Self::UpstreamUnavailable { .. } => f.write_str("the tool server cannot be reached now; try again later"),
             Self::UpstreamBusy { .. } => f.write_str("too many calls wait for this tool server; try again later"),
+            Self::CredentialUnavailable { .. } => {
+                f.write_str("the tool server's credential cannot be had now; nothing was done; try again later")
+            }
+            Self::AccountNotConnected => {
+                f.write_str("nobody has connected an account with this tool server; nothing was done; tell an operator")
+            }
+            Self::UserRequired => f.write_str(
+                "this tool server is called on behalf of users only; call it with a credential that names one",
+            ),
             Self::AmbiguousResource => f.write_str("more than one tool server has a resource of that name"),
             Self::Stopping => f.write_str("the server is stopping; try again shortly"),
             Self::Unavailable(_) => f.write_str("the call could not be taken; try again, or tell an operator its id"),

@@ -441,6 +441,7 @@ fn status(house: &House) -> Value {
                 "state": status.map_or("idle", |status| status.state),
                 "protocol": status.and_then(|status| status.protocol.clone()),
                 "in_flight": status.map_or(0, |status| status.in_flight),
+                "account": status.and_then(|status| status.account),
                 "last_error": status.and_then(|status| status.last_error.clone()),
             })
         })

@@ -75,7 +75,9 @@ pub(super) fn upstreams_text(answer: &Value) -> String {
         return "no tool servers; add one with `countersign upstream add`".to_owned();
     }
     let cells = |upstream: &Value| {
-        ["name", "transport", "state", "protocol", "last_error"].map(|name| visible(field(upstream, name))).to_vec()
+        ["name", "transport", "state", "protocol", "account", "last_error"]
+            .map(|name| visible(field(upstream, name)))
+            .to_vec()
     };
     table(&upstreams.iter().map(cells).collect::<Vec<_>>())
 }

@@ -10,6 +10,7 @@ mod network;
 mod provider;
 mod read;
 pub(crate) mod units;
+pub(crate) mod upstream_auth;
 mod workload;
 
 pub use issuer::{ALGORITHMS, IntrospectionConfig, IssuerConfig};
@@ -17,6 +18,7 @@ pub use network::Network;
 pub use provider::ProviderConfig;
 pub(crate) use read::parse_address;
 pub use read::{Environment, load, parse};
+pub use upstream_auth::{ClientAuth, Flow, OAuth, OAuthServer, Secret, UpstreamAuth};
 pub use workload::{BundleSource, CertificatesConfig, NameFrom, SpiffeConfig};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -69,6 +71,12 @@ impl Config {
             Some(url) => url.clone(),
             None => format!("{}://{}/mcp", scheme(self.server.tls.is_some()), self.server.listen),
         }
+    }
+
+    /// The origin that agents reach us by: who we are to authorization servers.
+    pub fn agents_origin(&self) -> String {
+        let endpoint = self.endpoint();
+        reqwest::Url::parse(&endpoint).map_or(endpoint, |url| url.origin().ascii_serialization())
     }
 
     /// The URL that people reach the console by, without a slash at its end: links to holds begin with it.
@@ -240,6 +248,8 @@ impl std::fmt::Debug for WebhookConfig {
 pub struct UpstreamConfig {
     /// `command`, `env`, `cwd` or `url`, `headers`.
     pub transport: Transport,
+    /// `auth`: what it is shown; nothing where it is a child process.
+    pub auth: UpstreamAuth,
     /// `timeout` of one call.
     pub timeout: Duration,
     /// `concurrency`: calls under way at once.

@@ -2,6 +2,7 @@
 
 mod identity;
 mod provider;
+mod upstream_auth;
 mod workload;
 
 use std::{
@@ -16,8 +17,8 @@ use std::{
 use toml_edit::{Document, Item, TableLike};
 
 use super::{
-    Config, Console, LedgerConfig, Network, NotifyConfig, Server, TlsFiles, Transport, UpstreamConfig, WebhookConfig,
-    WebhookFormat, units,
+    Config, Console, LedgerConfig, Network, NotifyConfig, Server, TlsFiles, Transport, UpstreamAuth, UpstreamConfig,
+    WebhookConfig, WebhookFormat, units,
 };
 use crate::{contract::UpstreamName, grant::ConfigError, json::Digest};
 
@@ -278,7 +279,7 @@ impl<'a> Reader<'a> {
         let url = section.string("url");
         let headers = section.map("headers");
         let allow_http = section.boolean("allow_http", false);
-        let bearer = section.bearer();
+        let auth = section.upstream_auth(folder, url.as_deref());
         let stdio_only = ["env", "cwd"].into_iter().find(|key| section.place_of(key).is_some());
         let http_only = ["headers", "auth", "allow_http"].into_iter().find(|key| section.place_of(key).is_some());
         let transport = match (command, url) {
@@ -297,12 +298,13 @@ impl<'a> Reader<'a> {
                     section.error(key, "goes with `command`, and this upstream has `url`", "remove it");
                 }
                 section.check_upstream_url(&url, allow_http);
-                let mut headers = headers;
-                if let Some(token) = bearer {
-                    if headers.keys().any(|name| name.eq_ignore_ascii_case("authorization")) {
-                        section.error("auth", "and `headers` both set `Authorization`", "keep one of them");
-                    }
-                    headers.insert("Authorization".to_owned(), format!("Bearer {token}"));
+                let shown = match &auth {
+                    UpstreamAuth::None => None,
+                    UpstreamAuth::Header { name, .. } => Some(name.as_str()),
+                    UpstreamAuth::OAuth(_) => Some("authorization"),
+                };
+                if let Some(name) = shown.filter(|shown| headers.keys().any(|name| name.eq_ignore_ascii_case(shown))) {
+                    section.error("auth", &format!("and `headers` both set `{name}`"), "keep one of them");
                 }
                 section.check_headers(&headers);
                 Some(Transport::Http { url, headers })
@@ -329,7 +331,7 @@ impl<'a> Reader<'a> {
         let max_result = section.size("max_result", 16 << 20, 256 << 20);
         let labels = section.strings("labels").unwrap_or_default();
         section.finish();
-        Some(UpstreamConfig { transport: transport?, timeout, concurrency, queue, refresh, max_result, labels })
+        Some(UpstreamConfig { transport: transport?, auth, timeout, concurrency, queue, refresh, max_result, labels })
     }
 }
 
@@ -668,29 +670,6 @@ impl<'a> Section<'a> {
             }
         }
     }
-
-    /// `auth = { kind = "bearer", token = "${TOKEN}" }`
-    fn bearer(&mut self) -> Option<String> {
-        let place = self.place_of("auth");
-        // asked for even where it is absent, so that whoever misspells it is told of it
-        let mut auth = self.section("auth");
-        let place = place?;
-        auth.place = Some(place);
-        let kind = auth.string("kind");
-        let token = auth.string("token");
-        match kind.as_deref() {
-            Some("bearer") if auth.place_of("token").is_none() => {
-                auth.error("token", "is missing", "write `token = \"${NAME}\"`");
-            }
-            Some("bearer") | None => {}
-            Some(_) => auth.error("kind", "is not `bearer`, the one kind of this version", "or use `headers`"),
-        }
-        if kind.is_none() && auth.table.is_some() && auth.place_of("kind").is_none() {
-            auth.error("kind", "is missing", "write `auth = { kind = \"bearer\", token = \"${NAME}\" }`");
-        }
-        auth.finish();
-        token
-    }
 }
 
 /// An address with a port; `localhost` is 127.0.0.1.
@@ -757,6 +736,8 @@ pub(super) fn is_variable(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::config::Secret;
 
     fn read(text: &str) -> Result<Config, Vec<ConfigError>> {
         parse(Path::new("/house/countersign.toml"), text, &|name| match name {
@@ -830,10 +811,108 @@ mod tests {
         assert_eq!(cwd.as_deref(), Some(Path::new("/house")));
         assert_eq!((files.concurrency, files.queue, files.max_result), (32, 256, 16 << 20));
         let crm = &config.upstreams[&UpstreamName::new("crm").unwrap()];
-        let Transport::Http { headers, .. } = &crm.transport else { panic!("{crm:?}") };
-        assert_eq!(headers["Authorization"], "Bearer hunter2");
+        let secret = Secret::Given("hunter2".to_owned().into());
+        let bearer = UpstreamAuth::Header { name: "authorization".to_owned(), before: "Bearer ", value: secret };
+        assert_eq!((&crm.auth, &files.auth), (&bearer, &UpstreamAuth::None));
         assert_eq!((crm.concurrency, crm.timeout, crm.refresh), (64, Duration::from_secs(60), Duration::from_secs(60)));
         assert!(!format!("{config:?}").contains("hunter2"), "a secret is in the Debug form");
+    }
+
+    #[test]
+    fn what_a_tool_server_is_shown_is_read_by_its_kind() {
+        use crate::config::{ClientAuth, Flow, OAuthServer};
+        let read = |auth: &str| {
+            let text = format!("[upstreams.a]\nurl = \"https://x.example/mcp?key=1\"\nauth = {{ {auth} }}\n");
+            let mut config = super::parse(Path::new("/house/countersign.toml"), &text, &|name| {
+                (name == "SECRET").then(|| "hunter2".to_owned())
+            });
+            let read = config.as_mut().map(|config| config.upstreams.pop_first().unwrap().1.auth);
+            read.map_err(|errors| errors.iter().map(ToString::to_string).collect::<String>())
+        };
+        let file = UpstreamAuth::Header {
+            name: "x-api-key".to_owned(),
+            before: "",
+            value: Secret::File("/house/keys/a".into()),
+        };
+        assert_eq!(read("kind = \"header\", name = \"X-Api-Key\", file = \"keys/a\""), Ok(file));
+        assert_eq!(read("kind = \"none\""), Ok(UpstreamAuth::None));
+        let of = |kind: &str, more: &str| {
+            let read = read(&format!("kind = \"{kind}\", client_id = \"c\", client_secret = \"${{SECRET}}\", {more}"));
+            match read {
+                Ok(UpstreamAuth::OAuth(oauth)) => *oauth,
+                other => panic!("{kind} {more}: {other:?}"),
+            }
+        };
+        let oauth = of("client_credentials", "issuer = \"https://as.example\"");
+        assert_eq!(oauth.server, OAuthServer::Issuer("https://as.example".to_owned()));
+        assert_eq!(oauth.resource.as_deref(), Some("https://x.example/mcp"), "a key behind `?` travels nowhere else");
+        assert!(!format!("{oauth:?}").contains("hunter2"));
+        let oauth =
+            of("token_exchange", "token_url = \"https://as.example/t\", resource = \"\", client_auth = \"post\"");
+        assert_eq!(
+            (oauth.resource, oauth.client_auth, oauth.flow),
+            (None, Some(ClientAuth::Post), Flow::TokenExchange)
+        );
+        let oauth = of("refresh_token", "issuer = \"https://as.example\", refresh_token_file = \"r\"");
+        assert_eq!(oauth.flow, Flow::RefreshToken(Secret::File("/house/r".into())));
+        let issuer = "issuer = \"https://as.example\"";
+        for (auth, problem) in [
+            ("kind = \"header\", name = \"Host\", value = \"x\"", "not for configuration"),
+            ("kind = \"header\", name = \"Mcp-Method\", value = \"x\"", "not for configuration"),
+            ("kind = \"header\", name = \"a b\", value = \"x\"", "no name of a header"),
+            ("kind = \"header\", value = \"${SECRET}\"", "`upstreams.a.auth.name` is missing"),
+            ("kind = \"header\", name = \"X-Key\"", "`upstreams.a.auth.value` is missing"),
+            ("kind = \"header\", name = \"X-Key\", value = \"\"", "is empty"),
+            ("kind = \"header\", name = \"X-Key\", value = \"${SECRET}\", file = \"f\"", "are both there"),
+            ("kind = \"bearer\", token = \"${SECRET}\", scopes = [\"x\"]", "does not go with the kind `bearer`"),
+            ("kind = \"bearer\", token = \"${SECRET}\", tokn = \"x\"", "unknown key"),
+            (
+                &format!("kind = \"client_credentials\", client_id = \"c\", {issuer}"),
+                "`upstreams.a.auth.client_secret` is missing",
+            ),
+            (&format!("kind = \"authorization_code\", {issuer}"), "`upstreams.a.auth.client_id` is missing"),
+            (&format!("kind = \"authorization_code\", client_id = \"a b\", {issuer}"), "is no client's id"),
+            ("kind = \"authorization_code\", client_id = \"c\"", "`upstreams.a.auth.issuer` is missing"),
+            (
+                "kind = \"authorization_code\", client_id = \"c\", token_url = \"https://a/t\"",
+                "authorization_url` is missing",
+            ),
+            (
+                &format!("kind = \"authorization_code\", client_id = \"c\", {issuer}, token_url = \"https://a/t\""),
+                "are both there",
+            ),
+            (
+                "kind = \"authorization_code\", client_id = \"c\", token_url = \"http://a/t\", authorization_url = \"https://a/a\"",
+                "is not https",
+            ),
+            (
+                "kind = \"authorization_code\", client_id = \"c\", token_url = \"http://127.0.0.1/t\", authorization_url = \"https://a/a\"",
+                "on this machine",
+            ),
+            (
+                "kind = \"authorization_code\", client_id = \"c\", token_url = \"https://u:hunter2@a/t\", authorization_url = \"https://a/a\"",
+                "is no URL",
+            ),
+            (
+                &format!("kind = \"refresh_token\", client_id = \"c\", {issuer}"),
+                "`upstreams.a.auth.refresh_token` is missing",
+            ),
+            (&format!("kind = \"authorization_code\", client_id = \"c\", {issuer}, scopes = [\"a b\"]"), "is no scope"),
+            (
+                &format!("kind = \"authorization_code\", client_id = \"c\", {issuer}, resource = \"crm\""),
+                "no absolute URL",
+            ),
+            (
+                &format!("kind = \"authorization_code\", client_id = \"c\", {issuer}, client_auth = \"jwt\""),
+                "neither `basic` nor `post`",
+            ),
+        ] {
+            let error = read(auth).expect_err(auth);
+            assert!(error.contains(problem) && error.matches("countersign.toml:").count() == 1, "{auth}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let both = "[upstreams.a]\nurl = \"https://x/\"\nheaders = { AUTHORIZATION = \"x\" }\nauth = { kind = \"bearer\", token = \"y\" }";
+        assert!(super::tests::read(both).unwrap_err()[0].problem.contains("both set `authorization`"));
     }
 
     #[test]
@@ -1028,7 +1107,13 @@ mod tests {
             ("[upstreams.a]\nurl = \"https://x/\"\nenv = { A = \"1\" }", 3, 1, "goes with `command`", "remove"),
             ("[upstreams.a]\ncommand = [\"x\"]\nheaders = { A = \"1\" }", 3, 1, "goes with `url`", "remove"),
             ("[upstreams.a]\nurl = \"https://x/\"\nheaders = { \"a b\" = \"1\" }", 3, 1, "no HTTP header", "letters"),
-            ("[upstreams.a]\nurl = \"https://x/\"\nauth = { kind = \"basic\" }", 3, 10, "is not `bearer`", "headers"),
+            (
+                "[upstreams.a]\nurl = \"https://x/\"\nauth = { kind = \"basic\" }",
+                3,
+                10,
+                "is none that is known",
+                "`client_credentials`",
+            ),
             ("[upstreams.a]\nurl = \"https://x/\"\nauth = { kind = \"bearer\" }", 3, 1, "is missing", "token"),
             ("[upstreams.a]\ncommand = [\"${NOPE}\"]", 2, 12, "needs the environment variable `NOPE`", ":-"),
             ("[upstreams.a]\ncommand = [\"${NO PE}\"]", 2, 12, "a variable that cannot be read", "$${"),

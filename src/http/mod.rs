@@ -163,8 +163,11 @@ async fn ready(State(doors): State<Arc<Doors>>) -> Response {
     let upstreams = doors.pipeline.upstreams.status();
     let upstreams: serde_json::Map<_, _> =
         upstreams.iter().map(|status| (status.name.to_string(), status.state.into())).collect();
+    let wanting = doors.pipeline.upstreams.status();
+    let accounts: serde_json::Map<_, _> =
+        wanting.iter().filter_map(|status| Some((status.name.to_string(), status.account?.into()))).collect();
     let body = json!({"ready": reasons.is_empty(), "reasons": reasons, "policies": doors.pipeline.grants.load().len(),
-                      "upstreams": upstreams});
+                      "upstreams": upstreams, "accounts": accounts});
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 

@@ -11,6 +11,7 @@ use crate::{
     call::Fault,
     hold::{Phase, Rejected},
     json::ParseErrorKind,
+    lease::NotConnected,
     ledger::NotChanged,
     oidc::SignInRefused,
     passkey::Flaw,
@@ -77,6 +78,8 @@ pub(super) enum Problem {
     Act(Rejected),
     /// An identity provider let nobody in, or vouched for nobody.
     SignIn(SignInRefused),
+    /// No account was connected with a tool server, or taken away.
+    Account(NotConnected),
     /// Ours: the log says the rest.
     Unavailable,
 }
@@ -114,6 +117,7 @@ impl Problem {
             Self::ToolUndecided(_) => "tool_undecided",
             Self::Act(rejected) => rejected.code(),
             Self::SignIn(why) => why.code(),
+            Self::Account(why) => why.code(),
             Self::Unavailable => "unavailable",
         }
     }
@@ -143,8 +147,10 @@ impl Problem {
             }
             Self::PasskeysUnavailable
             | Self::Unavailable
-            | Self::SignIn(SignInRefused::Unreachable(_) | SignInRefused::Fault(_)) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::SignIn(_) => StatusCode::FORBIDDEN,
+            | Self::SignIn(SignInRefused::Unreachable(_) | SignInRefused::Fault(_))
+            | Self::Account(NotConnected::Unreachable(_) | NotConnected::Fault(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Account(NotConnected::Unknown) => StatusCode::NOT_FOUND,
+            Self::SignIn(_) | Self::Account(_) => StatusCode::FORBIDDEN,
             Self::Act(rejected) => match rejected {
                 Rejected::UnknownHold => StatusCode::NOT_FOUND,
                 Rejected::Ended(_) | Rejected::TooLate => StatusCode::GONE,
@@ -201,6 +207,7 @@ impl Problem {
             Self::ToolUndecided(why) => return why.clone(),
             Self::Act(rejected) => return rejected.to_string(),
             Self::SignIn(why) => return why.to_string(),
+            Self::Account(why) => return why.to_string(),
             Self::Unavailable => "this does not work just now; the server's log says why",
         };
         text.to_owned()

@@ -537,7 +537,17 @@ impl Writer {
         let entry = entry.ok_or_else(|| Fault(format!("the store is damaged: entry {intent} is missing")))?;
         let call = entry::member(&entry.text, "call").unwrap_or_default();
         let settlement = Settlement::Unknown;
-        let ending = Ending { intent, call, settlement, why: Some(why), result: None, took_us: None, findings: &[] };
+        let ending = Ending {
+            intent,
+            call,
+            settlement,
+            why: Some(why),
+            result: None,
+            took_us: None,
+            findings: &[],
+            lease: None,
+            reason: None,
+        };
         Ok(Item::new(entry::settled(at, &ending)?, Effect::Settles(intent)))
     }
 

@@ -140,6 +140,39 @@ pub enum Event {
         /// The method it names, if that could be read, cut to 64 bytes.
         method: Option<String>,
     },
+    /// `credential.leased`: a tool server will be shown a credential.
+    CredentialLeased {
+        /// The lease's id.
+        lease: String,
+        /// Which tool server.
+        upstream: String,
+        /// How it was had: the kind of `[upstreams.NAME.auth]`.
+        auth: &'static str,
+        /// Who acts, where it is on behalf of a user.
+        agent: Option<String>,
+        /// The user.
+        user: Option<String>,
+        /// The task.
+        task: Option<String>,
+        /// When it ends, if that is known.
+        expires: Option<Timestamp>,
+    },
+    /// `credential.connected`: an approver had an account connected with a tool server.
+    CredentialConnected {
+        /// Which tool server.
+        upstream: String,
+        /// Whose account, if the authorization server says.
+        account: Option<String>,
+        /// The approver.
+        by: String,
+    },
+    /// `credential.disconnected`: an approver took it away.
+    CredentialDisconnected {
+        /// Which tool server.
+        upstream: String,
+        /// The approver.
+        by: String,
+    },
     /// `server.started`
     ServerStarted {
         /// Version of the program.
@@ -243,6 +276,10 @@ pub(super) struct Ending<'a> {
     pub(super) result: Option<&'a Commitment>,
     pub(super) took_us: Option<u64>,
     pub(super) findings: &'a [String],
+    /// What the tool server was shown.
+    pub(super) lease: Option<&'a str>,
+    /// More about why nothing was sent, a stable reason code.
+    pub(super) reason: Option<&'static str>,
 }
 
 /// The text of a `call.settled` entry.
@@ -255,7 +292,9 @@ pub(super) fn settled(at: Timestamp, ending: &Ending<'_>) -> Result<Vec<u8>, Fau
     }
     line.number("intent", ending.intent);
     line.text("kind", "call.settled");
+    line.option("lease", ending.lease);
     line.text("outcome", ending.settlement.word());
+    line.option("reason", ending.reason);
     if let Some(result) = ending.result {
         line.commitment("result", result);
     }
@@ -374,6 +413,32 @@ pub(super) fn event(at: Timestamp, event: &Event) -> Result<Vec<u8>, Fault> {
             line.text("kind", "policy.loaded");
             line.number("policies", *policies as u64);
             line.digest("set", set);
+        }
+        Event::CredentialLeased { lease, upstream, auth, agent, user, task, expires } => {
+            line.option("agent", agent.as_deref());
+            line.time("at", at);
+            line.text("auth", auth);
+            if let Some(expires) = expires {
+                line.time("expires", *expires);
+            }
+            line.text("kind", "credential.leased");
+            line.text("lease", lease);
+            line.option("task", task.as_deref());
+            line.text("upstream", upstream);
+            line.option("user", user.as_deref());
+        }
+        Event::CredentialConnected { upstream, account, by } => {
+            line.option("account", account.as_deref());
+            line.time("at", at);
+            line.text("by", by);
+            line.text("kind", "credential.connected");
+            line.text("upstream", upstream);
+        }
+        Event::CredentialDisconnected { upstream, by } => {
+            line.time("at", at);
+            line.text("by", by);
+            line.text("kind", "credential.disconnected");
+            line.text("upstream", upstream);
         }
         Event::ServerStarted { version } => {
             line.time("at", at);
@@ -646,6 +711,8 @@ pub(super) fn flaw(text: &[u8]) -> Option<String> {
         "tool.registered" | "tool.accepted" => &["contract", "tool", "upstream"],
         "tool.rejected" => &["by", "definition", "tool", "upstream"],
         "tool.quarantined" => &["tool", "upstream", "why"],
+        "credential.leased" => &["auth", "lease", "upstream"],
+        "credential.connected" | "credential.disconnected" => &["by", "upstream"],
         "policy.loaded" => &["set"],
         "server.started" => &["version"],
         "server.stopped" => &["why"],

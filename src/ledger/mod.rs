@@ -289,9 +289,9 @@ impl Ledger {
     /// as unknown, since that is what the ledger will say of it.
     pub async fn settle(&self, done: Inspected) -> Reply {
         let (forwarded, findings) = done.into_parts();
-        let (recorded, outcome, took) = forwarded.into_parts();
+        let (recorded, outcome, took, lease) = forwarded.into_parts();
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(1 << 53);
-        match self.write_outcome(&recorded, &outcome, took_us, &findings).await {
+        match self.write_ending(&recorded, &outcome, took_us, &findings, lease.as_deref()).await {
             Ok(()) => Reply::settled(recorded, outcome, findings),
             Err(fault) => {
                 tracing::error!(call = %recorded.call().call().id(), %fault, "an outcome cannot be written");
@@ -300,6 +300,7 @@ impl Ledger {
         }
     }
 
+    #[cfg(test)]
     async fn write_outcome(
         &self,
         recorded: &Recorded,
@@ -307,13 +308,26 @@ impl Ledger {
         took_us: u64,
         findings: &[String],
     ) -> Result<(), Fault> {
+        self.write_ending(recorded, outcome, took_us, findings, None).await
+    }
+
+    async fn write_ending(
+        &self,
+        recorded: &Recorded,
+        outcome: &Outcome,
+        took_us: u64,
+        findings: &[String],
+        lease: Option<&str>,
+    ) -> Result<(), Fault> {
         let call = recorded.call().call();
         let failed = |tree: &Value| tree.get("isError").and_then(Value::as_bool) == Some(true);
         let (settlement, why, result) = match outcome {
             Outcome::Result { tree, text } if failed(tree) => (Settlement::ToolError, None, Some(text)),
             Outcome::Result { text, .. } => (Settlement::Ok, None, Some(text)),
             Outcome::Error { text, .. } => (Settlement::UpstreamError, None, Some(text)),
-            Outcome::NotSent { .. } => (Settlement::UpstreamError, Some("not_sent"), None),
+            Outcome::NotSent { .. } | Outcome::NoCredential { .. } => {
+                (Settlement::UpstreamError, Some("not_sent"), None)
+            }
             Outcome::Unknown { why, .. } => (Settlement::Unknown, Some(*why), None),
         };
         let (result, kept) = match result {
@@ -343,6 +357,11 @@ impl Ledger {
             result: result.as_ref(),
             took_us: Some(took_us),
             findings,
+            lease,
+            reason: match outcome {
+                Outcome::NoCredential { refused, .. } => Some(refused.code()),
+                _ => None,
+            },
         };
         let text = entry::settled(self.inner.clock.now(), &ending)?;
         let mut item = Item::new(text, Effect::Settles(recorded.seq()));

@@ -69,6 +69,7 @@ impl Reply {
             Outcome::NotSent { retry_after_ms, busy: false, .. } => {
                 Body::Refused(Refused::UpstreamUnavailable { retry_after_ms })
             }
+            Outcome::NoCredential { refused, .. } => Body::Refused(refused),
             Outcome::Unknown { why, .. } => Body::Unknown { why },
         };
         Self { call: call.id().clone(), operation: call.operation(), body }

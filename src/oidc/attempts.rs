@@ -71,6 +71,13 @@ pub enum Purpose {
         /// The newest entry about it that was on screen.
         as_of: u64,
     },
+    /// To connect an account with a tool server.
+    Connect {
+        /// The session that asked, which has to live on.
+        session: u64,
+        /// The tool server.
+        upstream: String,
+    },
 }
 
 /// There is no such attempt: it was begun in another browser, too long ago, or came back already.

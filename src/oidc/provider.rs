@@ -273,7 +273,7 @@ impl Provider {
         let refused = SignInRefused::Token;
         let (claims, key) = self.issuer.check(&token).await?.map_err(|why| refused(TokenRefused::NotSigned(why)))?;
         let (subject, since) = match &attempt.purpose {
-            Purpose::SignIn { .. } => (None, None),
+            Purpose::SignIn { .. } | Purpose::Connect { .. } => (None, None),
             Purpose::Countersign { subject, .. } => (Some(subject.as_str()), Some(self.fresh_since(attempt))),
         };
         let expected = Expected {

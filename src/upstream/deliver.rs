@@ -34,6 +34,7 @@ use crate::{
     config::{Transport, UpstreamConfig},
     contract::{Advertised, Tool, UpstreamName},
     json::{Canonical, Digest, Value},
+    lease::{Lease, Leases, NoLease},
 };
 
 /// Resources of one upstream that can be watched at once.
@@ -49,6 +50,8 @@ pub(super) struct Ended<C> {
     pub(super) outcome: Outcome,
     pub(super) took: Duration,
     pub(super) health: Health,
+    /// The id of what the upstream was shown.
+    pub(super) lease: Option<Arc<str>>,
 }
 
 /// What the end of a call says about the upstream.
@@ -62,7 +65,7 @@ pub(super) enum Health {
 
 impl<C> Ended<C> {
     pub(super) fn at_once(call: C, outcome: Outcome) -> Self {
-        Self { call, outcome, took: Duration::ZERO, health: Health::Neutral }
+        Self { call, outcome, took: Duration::ZERO, health: Health::Neutral, lease: None }
     }
 }
 
@@ -128,6 +131,7 @@ impl Upstream {
         name: UpstreamName,
         config: UpstreamConfig,
         changes: broadcast::Sender<(UpstreamName, Change)>,
+        leases: &Leases,
     ) -> Arc<Self> {
         let endpoint = match &config.transport {
             Transport::Http { url, headers } => {
@@ -135,7 +139,8 @@ impl Upstream {
             }
             Transport::Stdio { .. } => None,
         };
-        let house = Arc::new(House::new(name, changes).keeping(&config.transport));
+        let leases = leases.of(&name);
+        let house = Arc::new(House::new(name, changes, leases).keeping(&config.transport));
         Arc::new(Self {
             config,
             house,
@@ -223,6 +228,8 @@ impl Upstream {
             self.phase.send_replace(Phase::Waiting { until, why });
             tokio::select! {
                 () = sleep_until(until) => {}
+                // what it lacked may be there now
+                () = self.house.leases.changed() => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
@@ -379,6 +386,10 @@ impl Upstream {
             Outcome::NotSent { why, retry_after_ms, busy: false }
         };
         let never = |why: String| not_sent(why, Duration::from_secs(60));
+        if self.house.leases.is_on_behalf() {
+            // one stream of changes would serve every user
+            return Err(never("resources are not watched on behalf of users".to_owned()));
+        }
         let connection = self.connection(self.config.timeout).await.map_err(|(why, wait)| not_sent(why, wait))?;
         if !self.house.offered(under) {
             return Err(never("its resources are not what their contract says any more".to_owned()));
@@ -506,6 +517,7 @@ impl Upstream {
             protocol: known.protocol.clone(),
             in_flight: self.under_way.load(Ordering::Relaxed),
             last_error: known.last_error.clone(),
+            account: self.house.leases.account(),
         })
     }
 
@@ -582,8 +594,23 @@ impl Upstream {
         }
     }
 
-    async fn deliver<C: Sendable>(&self, call: &C) -> (Outcome, Health) {
-        let until = Instant::now() + self.config.timeout;
+    /// What the upstream is shown for a call, or how the call ends without.
+    async fn lease<C: Sendable>(&self, call: &C) -> Result<Option<Arc<Lease>>, Outcome> {
+        let leased = tokio::select! {
+            biased;
+            leased = self.house.leases.for_call(call.principal(), self.config.timeout) => leased,
+            () = call.link().cancelled() => {
+                let why = "the client gave up".to_owned();
+                return Err(Outcome::NotSent { why, retry_after_ms: 1_000, busy: false });
+            }
+        };
+        leased.map_err(|NoLease { refused, why }| {
+            self.known(|known| known.last_error = Some(why.clone()));
+            Outcome::NoCredential { refused, why }
+        })
+    }
+
+    async fn deliver<C: Sendable>(&self, call: &C, lease: Option<&Arc<Lease>>, until: Instant) -> (Outcome, Health) {
         let unready = |why: String, wait: Duration, health| {
             let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             (Outcome::NotSent { why, retry_after_ms, busy: false }, health)
@@ -611,12 +638,13 @@ impl Upstream {
             let left = until.saturating_duration_since(Instant::now());
             let session = tokio::time::timeout(left, self.session_for(&connection, call)).await.ok().flatten();
             let left = until.saturating_duration_since(Instant::now());
-            match session.as_ref().unwrap_or(&connection).call(call, left, &stop).await {
+            match session.as_ref().unwrap_or(&connection).call(call, lease, left, &stop).await {
                 Called::Ended(outcome) => {
                     let health = match &outcome {
                         Outcome::Result { .. } | Outcome::Error { .. } => Health::Good,
                         Outcome::Unknown { why: "cancelled" | "stopping", .. } => Health::Neutral,
                         Outcome::NotSent { .. } if call.link().is_cancelled() => Health::Neutral,
+                        Outcome::NoCredential { .. } => Health::Neutral,
                         Outcome::Unknown { .. } | Outcome::NotSent { .. } => Health::Bad,
                     };
                     if let Outcome::Unknown { detail, .. } | Outcome::NotSent { why: detail, .. } = &outcome {
@@ -672,8 +700,16 @@ impl<C: Sendable> Service<C> for Deliver {
         let under_way = UnderWay(upstream);
         Box::pin(async move {
             let start = Instant::now();
-            let (outcome, health) = under_way.0.deliver(&call).await;
-            Ok(Ended { call, outcome, took: start.elapsed(), health })
+            let until = start + under_way.0.config.timeout;
+            // before anything is looked at that could change meanwhile
+            let (outcome, health, lease) = match under_way.0.lease(&call).await {
+                Ok(lease) => {
+                    let (outcome, health) = under_way.0.deliver(&call, lease.as_ref(), until).await;
+                    (outcome, health, lease.map(|lease| Arc::clone(lease.id())))
+                }
+                Err(outcome) => (outcome, Health::Neutral, None),
+            };
+            Ok(Ended { call, outcome, took: start.elapsed(), health, lease })
         })
     }
 }

@@ -31,6 +31,7 @@ use tokio_rustls::{
 };
 
 use super::house::Sent;
+use crate::config::upstream_auth::is_ours;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -111,7 +112,7 @@ impl Endpoint {
             let bad = || format!("the header `{name}` cannot be sent");
             let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
             let mut value = HeaderValue::from_str(value).map_err(|_| bad())?;
-            if FRAMING.contains(&key.as_str()) || key.as_str().starts_with("mcp-") {
+            if is_ours(key.as_str()) {
                 return Err(format!("the header `{name}` is not for configuration"));
             }
             value.set_sensitive(true);
@@ -216,19 +217,6 @@ impl Endpoint {
         Ok(Line { send, driver: Some(Box::pin(driver)) })
     }
 }
-
-/// Headers that are ours to set.
-const FRAMING: [&str; 9] = [
-    "host",
-    "content-length",
-    "content-type",
-    "transfer-encoding",
-    "connection",
-    "accept",
-    "accept-encoding",
-    "te",
-    "last-event-id",
-];
 
 impl Idle {
     /// Whether it can be used: `Pending` while its last response has not ended, `false` when it is of no use any more.

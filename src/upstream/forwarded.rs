@@ -1,10 +1,10 @@
 //! What came back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{json::Value, ledger::Recorded};
+use crate::{call::Refused, json::Value, ledger::Recorded};
 
 /// How a forwarded call ended.
 #[derive(Debug)]
@@ -32,6 +32,13 @@ pub enum Outcome {
         /// Too many calls wait for it, as opposed to: it is down.
         busy: bool,
     },
+    /// The call never left either: there is no credential for it that the upstream could be shown.
+    NoCredential {
+        /// What the agent is told.
+        refused: Refused,
+        /// Why, for the operator.
+        why: String,
+    },
     /// Something may have reached the upstream, and no answer that can be trusted came back.
     Unknown {
         /// Why, a short stable code: `timeout`, `died`, `cancelled`, `bad_answer`, `too_large`, `stopping`.
@@ -48,7 +55,7 @@ impl Outcome {
             Self::Result { tree, .. } if tree.get("isError").and_then(Value::as_bool) == Some(true) => "tool_error",
             Self::Result { .. } => "ok",
             Self::Error { .. } => "upstream_error",
-            Self::NotSent { .. } => "not_sent",
+            Self::NotSent { .. } | Self::NoCredential { .. } => "not_sent",
             Self::Unknown { .. } => "unknown",
         }
     }
@@ -60,11 +67,17 @@ pub struct Forwarded {
     recorded: Recorded,
     outcome: Outcome,
     took: Duration,
+    lease: Option<Arc<str>>,
 }
 
 impl Forwarded {
     pub(super) fn new(recorded: Recorded, outcome: Outcome, took: Duration) -> Self {
-        Self { recorded, outcome, took }
+        Self { recorded, outcome, took, lease: None }
+    }
+
+    /// The same, and what the upstream was shown.
+    pub(super) fn with(self, lease: Option<Arc<str>>) -> Self {
+        Self { lease, ..self }
     }
 
     /// The call.
@@ -82,9 +95,9 @@ impl Forwarded {
         self.took
     }
 
-    /// The call and how it ended.
-    pub(crate) fn into_parts(self) -> (Recorded, Outcome, Duration) {
-        (self.recorded, self.outcome, self.took)
+    /// The call, how it ended, and the id of what the upstream was shown.
+    pub(crate) fn into_parts(self) -> (Recorded, Outcome, Duration, Option<Arc<str>>) {
+        (self.recorded, self.outcome, self.took, self.lease)
     }
 
     /// Replaces the outcome by one that says it cannot be trusted.

@@ -21,6 +21,7 @@ use crate::{
     contract::{Advertised, Tool, UpstreamName},
     grant::Asked,
     json::{Object, Value},
+    lease::LeasesOf,
 };
 
 /// The house, as one upstream sees it.
@@ -36,6 +37,8 @@ pub(super) struct House {
     lists: Mutex<BTreeMap<Listing, Cached>>,
     /// What the configuration gives the upstream and nobody else may read.
     secrets: Vec<String>,
+    /// What it is shown.
+    pub(super) leases: LeasesOf,
 }
 
 #[derive(Clone)]
@@ -93,7 +96,11 @@ pub(super) enum Heard {
 }
 
 impl House {
-    pub(super) fn new(name: UpstreamName, changes: broadcast::Sender<(UpstreamName, Change)>) -> Self {
+    pub(super) fn new(
+        name: UpstreamName,
+        changes: broadcast::Sender<(UpstreamName, Change)>,
+        leases: LeasesOf,
+    ) -> Self {
         Self {
             name,
             host: OnceLock::new(),
@@ -103,6 +110,7 @@ impl House {
             wake: Notify::new(),
             lists: Mutex::default(),
             secrets: Vec::new(),
+            leases,
         }
     }
 
@@ -120,7 +128,7 @@ impl House {
                 text = text.replace(secret.as_str(), "<secret>").into();
             }
         }
-        visible(text.as_bytes(), most)
+        visible(self.leases.conceal(text).as_bytes(), most)
     }
 
     /// Says who decides; the first one stays.
@@ -356,13 +364,17 @@ pub(super) fn refusal(code: i64, message: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::{Limits, parse};
+    use crate::{
+        json::{Limits, parse},
+        lease::Leases,
+    };
 
     #[test]
     fn what_an_upstream_was_given_is_in_no_log_line() {
         let house = |transport: &Transport| {
             let name = UpstreamName::new("up").unwrap_or_else(|| unreachable!("a good name"));
-            House::new(name, broadcast::channel(1).0).keeping(transport)
+            let leases = Leases::default().of(&name);
+            House::new(name, broadcast::channel(1).0, leases).keeping(transport)
         };
         let env =
             BTreeMap::from([("KEY".to_owned(), "hunter2hunter2".to_owned()), ("L".to_owned(), "warn".to_owned())]);

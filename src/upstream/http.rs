@@ -25,10 +25,13 @@ use super::{
 use crate::{
     call::Notice,
     json::{Object, Value},
+    lease::Lease,
 };
 
 /// How often a stream that ended early is taken up again.
 const RESUMES: usize = 16;
+/// How long a request that belongs to no call waits for its credential.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Questions of one stream that may be open at once.
 const QUESTIONS: usize = 32;
 
@@ -49,8 +52,18 @@ pub(super) struct Outbound<'a> {
     pub(super) body: Vec<u8>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) side: Option<Side<'a>>,
+    pub(super) shows: Shows,
     /// Its stream is meant to stay open.
     pub(super) endless: bool,
+}
+
+/// Whose credential a request shows.
+#[derive(Clone)]
+pub(super) enum Shows {
+    /// What was leased for the call; nothing, where the upstream is shown nothing.
+    Leased(Option<Arc<Lease>>),
+    /// It belongs to no call: the upstream's own, whichever that is by then.
+    Own,
 }
 
 impl Http {
@@ -71,16 +84,30 @@ impl Http {
         self.modern.get().copied().unwrap_or(false)
     }
 
-    fn post(&self, body: Vec<u8>) -> Request<Full<Bytes>> {
+    /// What a request shows.
+    ///
+    /// # Errors
+    /// Why there is nothing to show, for an operator.
+    async fn lease(&self, shows: &Shows) -> Result<Option<Arc<Lease>>, String> {
+        match shows {
+            Shows::Leased(lease) => Ok(lease.clone()),
+            Shows::Own => self.house.leases.for_service(PATIENCE).await.map_err(|none| none.why),
+        }
+    }
+
+    fn post(&self, body: Vec<u8>, lease: Option<&Lease>) -> Request<Full<Bytes>> {
         let mut request = self.endpoint.request(Method::POST, body.into());
         let headers = request.headers_mut();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         headers.insert("accept", HeaderValue::from_static("application/json, text/event-stream"));
-        self.identify(headers);
+        self.identify(headers, lease);
         request
     }
 
-    fn identify(&self, headers: &mut hyper::HeaderMap) {
+    fn identify(&self, headers: &mut hyper::HeaderMap, lease: Option<&Lease>) {
+        if let Some((name, value)) = lease.map(Lease::header) {
+            headers.insert(name, value);
+        }
         if let Some(version) = self.version.get() {
             headers.insert("mcp-protocol-version", version.clone());
         }
@@ -92,8 +119,12 @@ impl Http {
     /// Sends a request and waits for its answer. Dropping the future closes the connection. `modern`
     /// says that the request is of the generation without a handshake, when that is not settled yet.
     pub(super) async fn exchange(&self, outbound: Outbound<'_>, probe: Option<&str>, sent: &Sent) -> Heard {
-        let Outbound { id, method, body, headers, side, endless } = outbound;
-        let mut request = self.post(body);
+        let Outbound { id, method, body, headers, side, shows, endless } = outbound;
+        let lease = match self.lease(&shows).await {
+            Ok(lease) => lease,
+            Err(why) => return Heard::NotSent(why),
+        };
+        let mut request = self.post(body, lease.as_deref());
         if let Some(version) = probe.and_then(|version| HeaderValue::from_str(version).ok()) {
             request.headers_mut().insert("mcp-protocol-version", version);
         }
@@ -113,6 +144,9 @@ impl Http {
             let _first_stays = self.session.set(session.clone());
         }
         let status = exchange.status();
+        if let Some(lease) = lease.as_ref().filter(|_| status == StatusCode::UNAUTHORIZED) {
+            self.house.leases.not_taken(lease);
+        }
         if status == StatusCode::NOT_FOUND && in_session {
             return Heard::SessionGone;
         }
@@ -121,7 +155,7 @@ impl Http {
         }
         match exchange.media_type().as_str() {
             "application/json" => self.single(exchange, id).await,
-            "text/event-stream" => self.stream(exchange, id, side, endless).await,
+            "text/event-stream" => self.stream(exchange, id, side, &shows, endless).await,
             other => {
                 Heard::Lost { why: "bad_answer", detail: format!("the answer has the content type `{}`", safe(other)) }
             }
@@ -166,7 +200,7 @@ impl Http {
     }
 
     /// Reads a stream of events until the answer comes.
-    async fn stream(&self, first: Exchange, id: u64, side: Option<Side<'_>>, endless: bool) -> Heard {
+    async fn stream(&self, first: Exchange, id: u64, side: Option<Side<'_>>, shows: &Shows, endless: bool) -> Heard {
         let mut exchange = first;
         let mut events = Events::new(self.most.saturating_add(ENVELOPE));
         let mut total = 0_usize;
@@ -191,16 +225,18 @@ impl Http {
                     Ok(Message::Notification { method, params }) => self.notification(&method, params, id, side),
                     Ok(Message::Request { id, method, params }) => {
                         if method == "ping" {
-                            questions.push(self.answered(id, Ok(Object::new().into()), None));
+                            questions.push(self.answered(id, Ok(Object::new().into()), None, shows));
                         } else if questions.len() >= QUESTIONS {
                             tracing::warn!(upstream = %self.house.name, "too many questions at once: one is ignored");
                         } else {
                             match (self.house.judge(&method, Some(&params), side), side) {
                                 (Ok(()), Some(side)) => {
                                     let asked = ask(side.link.clone(), method, params);
-                                    questions.push(self.answered(id, Ok(Value::Null), Some(asked)));
+                                    questions.push(self.answered(id, Ok(Value::Null), Some(asked), shows));
                                 }
-                                (Err(why), _) => questions.push(self.answered(id, Err(refusal(-32601, &why)), None)),
+                                (Err(why), _) => {
+                                    questions.push(self.answered(id, Err(refusal(-32601, &why)), None, shows));
+                                }
                                 (Ok(()), None) => {}
                             }
                         }
@@ -234,7 +270,7 @@ impl Http {
                     };
                     resumes += 1;
                     sleep(Duration::from_millis(events.retry().unwrap_or(1_000).min(30_000))).await;
-                    exchange = match self.resume(Some(from)).await {
+                    exchange = match self.resume(Some(from), shows).await {
                         Ok(exchange) => exchange,
                         Err(detail) => return Heard::Lost { why: "died", detail },
                     };
@@ -250,12 +286,13 @@ impl Http {
         id: Value,
         ready: Result<Value, Value>,
         asked: Option<impl Future<Output = Result<Value, Value>>>,
+        shows: &Shows,
     ) {
         let answer = match asked {
             Some(asked) => asked.await,
             None => ready,
         };
-        self.tell(reply(&id, answer.as_ref())).await;
+        self.tell(reply(&id, answer.as_ref()), shows).await;
     }
 
     fn notification(&self, method: &str, params: Object, id: u64, side: Option<Side<'_>>) {
@@ -269,9 +306,11 @@ impl Http {
     }
 
     /// Posts a message that has no answer.
-    pub(super) async fn tell(&self, body: Vec<u8>) {
+    pub(super) async fn tell(&self, body: Vec<u8>, shows: &Shows) {
         let sending = async {
-            if let Ok(mut exchange) = self.endpoint.send(self.post(body), &Sent::default()).await {
+            let Ok(lease) = self.lease(shows).await else { return };
+            let request = self.post(body, lease.as_deref());
+            if let Ok(mut exchange) = self.endpoint.send(request, &Sent::default()).await {
                 let status = exchange.status();
                 if !status.is_success() {
                     tracing::debug!(upstream = %self.house.name, "a notification was answered with status {}", status.as_u16());
@@ -284,11 +323,12 @@ impl Http {
         let _lost = timeout(Duration::from_secs(10), sending).await;
     }
 
-    async fn resume(&self, from: Option<HeaderValue>) -> Result<Exchange, String> {
+    async fn resume(&self, from: Option<HeaderValue>, shows: &Shows) -> Result<Exchange, String> {
+        let lease = self.lease(shows).await?;
         let mut request = self.endpoint.request(Method::GET, Bytes::new());
         let headers = request.headers_mut();
         headers.insert("accept", HeaderValue::from_static("text/event-stream"));
-        self.identify(headers);
+        self.identify(headers, lease.as_deref());
         if let Some(from) = from {
             headers.insert("last-event-id", from);
         }
@@ -296,6 +336,9 @@ impl Http {
             Ok(exchange) => exchange,
             Err(Failed::NotSent(why) | Failed::Lost(why)) => return Err(why),
         };
+        if let Some(lease) = lease.as_ref().filter(|_| exchange.status() == StatusCode::UNAUTHORIZED) {
+            self.house.leases.not_taken(lease);
+        }
         if !exchange.status().is_success() || exchange.media_type() != "text/event-stream" {
             return Err(format!("the stream was refused with status {}", exchange.status().as_u16()));
         }
@@ -305,9 +348,9 @@ impl Http {
     /// Listens to the stream that a server of the handshake era may offer beside the calls. Returns when
     /// it ends; never, when the server has none.
     pub(super) async fn overhear(&self) {
-        match self.resume(None).await {
+        match self.resume(None, &Shows::Own).await {
             // nothing on this stream is an answer, so that it ends only when the server ends it
-            Ok(exchange) => drop(self.stream(exchange, u64::MAX, None, true).await),
+            Ok(exchange) => drop(self.stream(exchange, u64::MAX, None, &Shows::Own, true).await),
             Err(_) => pending().await,
         }
     }
@@ -316,7 +359,8 @@ impl Http {
     pub(super) async fn close(&self) {
         if self.session.get().is_some() {
             let mut request = self.endpoint.request(Method::DELETE, Bytes::new());
-            self.identify(request.headers_mut());
+            // nothing is fetched to say good-bye
+            self.identify(request.headers_mut(), self.house.leases.at_hand().as_deref());
             let sent = Sent::default();
             let _if_it_will = timeout(Duration::from_secs(1), self.endpoint.send(request, &sent)).await;
         }

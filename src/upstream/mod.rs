@@ -61,6 +61,7 @@ use crate::{
     contract::{Advertised, Tool, UpstreamName},
     grant::Asked,
     json::{Object, Value},
+    lease::Leases,
     ledger::Recorded,
     observe::Metrics,
 };
@@ -120,12 +121,15 @@ pub struct Status {
     pub in_flight: usize,
     /// The last failure, for an operator.
     pub last_error: Option<String>,
+    /// Where an approver is to connect an account: `connected` or `not_connected`.
+    pub account: Option<&'static str>,
 }
 
 /// All upstreams of a server. Dropping it kills the child processes.
 pub struct Upstreams {
     roads: BTreeMap<UpstreamName, Road>,
     changes: broadcast::Sender<(UpstreamName, Change)>,
+    leases: Leases,
     metrics: Arc<Metrics>,
     keepers: Mutex<JoinSet<()>>,
 }
@@ -166,22 +170,27 @@ impl Service<Recorded> for Road {
     fn call(&mut self, call: Recorded) -> Self::Future {
         let ending = self.stack.call(call);
         Box::pin(async move {
-            let Ended { call, outcome, took, health: _ } = ending.await?;
-            Ok(Forwarded::new(call, outcome, took))
+            let Ended { call, outcome, took, health: _, lease } = ending.await?;
+            Ok(Forwarded::new(call, outcome, took).with(lease))
         })
     }
 }
 
 impl Upstreams {
     /// Makes ready to reach the upstreams; nothing is started yet.
-    pub fn new(configs: &BTreeMap<UpstreamName, UpstreamConfig>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(configs: &BTreeMap<UpstreamName, UpstreamConfig>, leases: Leases, metrics: Arc<Metrics>) -> Self {
         let changes = broadcast::Sender::new(256);
         let road = |(name, config): (&UpstreamName, &UpstreamConfig)| {
-            let upstream = Upstream::new(name.clone(), config.clone(), changes.clone());
+            let upstream = Upstream::new(name.clone(), config.clone(), changes.clone(), &leases);
             (name.clone(), Road::new(upstream))
         };
         let roads = configs.iter().map(road).collect();
-        Self { roads, changes, metrics, keepers: Mutex::default() }
+        Self { roads, changes, leases, metrics, keepers: Mutex::default() }
+    }
+
+    /// What the upstreams are shown.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     fn upstream(&self, name: &UpstreamName) -> Result<&Arc<Upstream>, String> {
@@ -236,11 +245,16 @@ impl Upstreams {
     /// dropped. Without a guard it does not, and the outcome says why.
     pub async fn subscribe(&self, call: Recorded) -> (Forwarded, Option<Subscription>) {
         let began = Instant::now();
+        let mut lease = None;
         let asked = {
             let call = call.call().call();
             let uri = call.arguments().tree().get("uri").and_then(Value::as_str).unwrap_or_default();
             match self.upstream(&call.tool().upstream) {
-                Ok(upstream) => upstream.subscribe(uri, call.tool()).await,
+                Ok(upstream) => {
+                    let asked = upstream.subscribe(uri, call.tool()).await;
+                    lease = upstream.house.leases.at_hand().map(|lease| Arc::clone(lease.id()));
+                    asked
+                }
                 Err(why) => Err(Outcome::NotSent { why, retry_after_ms: 60_000, busy: false }),
             }
         };
@@ -251,7 +265,7 @@ impl Upstreams {
             }
             Err(outcome) => (outcome, None),
         };
-        (Forwarded::new(call, outcome, began.elapsed()), subscription)
+        (Forwarded::new(call, outcome, began.elapsed()).with(lease), subscription)
     }
 
     /// Whether the upstream declared a capability (`resources`, `prompts`, `completions`, …) when last connected.
@@ -282,5 +296,6 @@ impl Upstreams {
         if timeout(Duration::from_secs(6), all).await.is_err() {
             keepers.abort_all();
         }
+        self.leases.settle().await;
     }
 }

@@ -20,7 +20,7 @@ use super::{
     Listing, Outcome,
     endpoint::Endpoint,
     house::{Heard, House, Sent, Side, refusal},
-    http::{self, Http},
+    http::{self, Http, Shows},
     message::{Answer, Text},
     outgoing::{self, Ask, LEGACIES, MODERN, Note, Sendable},
     stdio::{Gone, Stdio},
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{Transport, UpstreamConfig},
     json::{Object, Value},
+    lease::Lease,
 };
 
 /// How long a child has to answer the probe before the handshake is tried as well.
@@ -246,16 +247,21 @@ impl Connection {
             Wire::Stdio(stdio) => stdio.exchange(id, body, None, &Arc::default()).await,
             Wire::Http(http) => {
                 let method = ask.method();
-                let outbound = http::Outbound { id, method, body, headers: Vec::new(), side: None, endless };
+                let (headers, shows) = (Vec::new(), Shows::Own);
+                let outbound = http::Outbound { id, method, body, headers, side: None, shows, endless };
                 http.exchange(outbound, probe, &Sent::default()).await
             }
         }
     }
 
     async fn tell(&self, note: Note) {
+        self.tell_as(note, &Shows::Own).await;
+    }
+
+    async fn tell_as(&self, note: Note, shows: &Shows) {
         match &self.wire {
             Wire::Stdio(stdio) => stdio.tell(note.body()).await,
-            Wire::Http(http) => http.tell(note.body()).await,
+            Wire::Http(http) => http.tell(note.body(), shows).await,
         }
     }
 
@@ -265,7 +271,14 @@ impl Connection {
     }
 
     /// Sends a call, and waits for its end: its answer, its timeout, its caller's or the server's giving up.
-    pub(super) async fn call<C: Sendable>(&self, call: &C, within: Duration, stop: &watch::Receiver<bool>) -> Called {
+    pub(super) async fn call<C: Sendable>(
+        &self,
+        call: &C,
+        lease: Option<&Arc<Lease>>,
+        within: Duration,
+        stop: &watch::Receiver<bool>,
+    ) -> Called {
+        let shows = Shows::Leased(lease.cloned());
         let side = Side { link: call.link(), principal: call.principal() };
         let id = self.id();
         let capabilities = if self.peer.modern { self.house.capabilities(side) } else { Object::new() };
@@ -280,7 +293,8 @@ impl Connection {
                 Wire::Http(http) => {
                     let headers = if self.peer.modern { outgoing::headers(call) } else { Vec::new() };
                     let method = call.operation().method();
-                    let outbound = http::Outbound { id, method, body, headers, side: Some(side), endless: false };
+                    let (side, shows) = (Some(side), shows.clone());
+                    let outbound = http::Outbound { id, method, body, headers, side, shows, endless: false };
                     http.exchange(outbound, None, &sent).await
                 }
             }
@@ -299,7 +313,7 @@ impl Connection {
         }
         if self.tells_cancellation() {
             let last_words = async {
-                tokio::join!(self.tell(Note::Cancelled(id, why)), async {
+                tokio::join!(self.tell_as(Note::Cancelled(id, why), &shows), async {
                     let _no_sooner = timeout(LAST_WORDS, pending::<()>()).await;
                 });
             };

@@ -9,7 +9,7 @@ use super::{Host, outgoing::Sendable};
 use crate::{
     call::{Assurance, ClientSide, Link, Notice, Operation, Passage, Principal},
     clock::Timestamp,
-    config::{Transport, UpstreamConfig},
+    config::{Transport, UpstreamAuth, UpstreamConfig},
     contract::{Advertised, Tool, UpstreamName, file::Contract},
     grant::Asked,
     hold::HoldId,
@@ -143,6 +143,7 @@ impl Host for FakeHouse {
 pub(super) fn config(transport: Transport) -> UpstreamConfig {
     UpstreamConfig {
         transport,
+        auth: UpstreamAuth::None,
         timeout: Duration::from_secs(5),
         concurrency: 4,
         queue: 2,

@@ -28,6 +28,7 @@ use crate::{
     config::{Transport, UpstreamConfig},
     contract::{ParamHeader, Tool},
     json::{Object, Value},
+    lease::Leases,
 };
 
 /// One upstream in a house, with its keeper.
@@ -42,7 +43,7 @@ struct Bench {
 impl Bench {
     fn new(config: UpstreamConfig, house: FakeHouse) -> Self {
         let (sender, changes) = tokio::sync::broadcast::channel(16);
-        let upstream = Upstream::new(name("up"), config, sender);
+        let upstream = Upstream::new(name("up"), config, sender, &Leases::default());
         let house = Arc::new(house);
         let host: Arc<dyn Host> = Arc::<FakeHouse>::clone(&house);
         assert!(upstream.begin(&host));

@@ -162,6 +162,7 @@ fn every_reason_code_is_documented_and_no_other() {
     let refusals = ["src/oidc/provider.rs", "src/oidc/id_token.rs", "src/jws.rs"];
     let refusals = refusals.iter().flat_map(|path| words_of(path, "fn code("));
     same("Why a provider lets nobody in", refusals.collect());
+    same("Why no account is connected", words_of("src/lease/connect.rs", "fn code("));
     same("Refused at the door", words_of("src/mcp/problem.rs", "fn code("));
     let unauthenticated = ["src/identity/refused.rs", "src/dpop.rs"].iter().flat_map(|path| words_of(path, "fn code("));
     same("Unauthenticated", unauthenticated.collect());

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod accounts;
 mod api;
 mod approving;
 #[expect(dead_code, reason = "the unit tests, which share it, say more with it")]
@@ -29,6 +30,7 @@ mod door_fuzz;
 mod holds;
 mod holds_rmcp;
 mod house;
+mod leases;
 mod ledger_cli;
 mod ledger_crash;
 mod mtls;
@@ -44,5 +46,6 @@ mod spiffe;
 mod stdio;
 mod tidy;
 mod tls;
+mod token_server;
 mod wire;
 mod workload_api;

@@ -53,6 +53,10 @@ struct State {
     tools: Vec<Value>,
     abandoned: usize,
     gate: watch::Sender<bool>,
+    /// What it does not take in `Authorization` any more.
+    refused: Vec<String>,
+    /// Where `redirects` leads.
+    elsewhere: Option<String>,
 }
 
 /// Counts a call whose connection closed before it was answered.
@@ -120,6 +124,21 @@ impl Recorder {
     /// Has every call of `gate` answered, those under way and those to come.
     pub(crate) fn open_gate(&self) {
         self.state.lock().unwrap().gate.send_replace(true);
+    }
+
+    /// Answers whoever shows this in `Authorization` with 401 from now on.
+    pub(crate) fn refuse(&self, authorization: &str) {
+        self.state.lock().unwrap().refused.push(authorization.to_owned());
+    }
+
+    /// Has `redirects` lead there.
+    pub(crate) fn redirect_to(&self, url: &str) {
+        self.state.lock().unwrap().elsewhere = Some(url.to_owned());
+    }
+
+    /// What the calls showed in `Authorization`.
+    pub(crate) fn shown(&self) -> Vec<String> {
+        self.calls().iter().map(|seen| seen.headers.get("authorization").cloned().unwrap_or_default()).collect()
     }
 
     /// Replaces what it offers from now on.
@@ -307,6 +326,10 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     let seen = Seen { headers, body };
     let message = seen.json();
     state.lock().unwrap().seen.push(seen.clone());
+    let refused = seen.headers.get("authorization").is_some_and(|shown| state.lock().unwrap().refused.contains(shown));
+    if refused {
+        return Ok(respond(401, "text/plain", Reply::Whole(None)));
+    }
     if head.method != hyper::Method::POST {
         return Ok(respond(405, "application/json", Reply::Whole(None)));
     }
@@ -379,7 +402,9 @@ async fn called(message: &Value, seen: &Seen, state: &Mutex<State>) -> Response<
         "dies" => respond(200, "application/json", Reply::Broken(Some(Bytes::from_static(b"{\"jsonrpc\":")))),
         "redirects" => {
             let mut redirect = respond(307, "text/plain", Reply::Whole(None));
-            redirect.headers_mut().insert("location", "http://127.0.0.1:9/elsewhere".parse().unwrap());
+            let elsewhere = state.lock().unwrap().elsewhere.clone();
+            let elsewhere = elsewhere.unwrap_or_else(|| "http://127.0.0.1:9/elsewhere".to_owned());
+            redirect.headers_mut().insert("location", elsewhere.parse().unwrap());
             redirect
         }
         "escapes" => json_reply(&json!({

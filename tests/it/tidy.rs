@@ -10,7 +10,7 @@ use std::{
 const BELOW_THE_DOORS: &[&str] = &[
     "json", "clock", "display", "passkey", "call", "contract", "hold", "grant", "ledger", "identity", "approver",
     "upstream", "notify", "pipeline", "observe", "config", "listen", "reach", "jws", "dpop", "seal", "oidc",
-    "workload",
+    "workload", "lease",
 ];
 
 /// What a house is put together from.
@@ -42,6 +42,7 @@ const EVERYTHING_BELOW: &[&str] = &[
     "oidc",
     "secret_file",
     "workload",
+    "lease",
 ];
 
 /// What each module may use, nearest to the wire last. A module that is not here fails the test: place it first.
@@ -62,7 +63,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["json", "clock", "contract", "grant"]),
     ("listen", &["json", "clock", "config", "grant", "secret_file"]),
     ("approver", &["json", "clock", "passkey", "call", "hold", "ledger", "secret_file"]),
-    ("upstream", &["json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "config", "observe"]),
+    ("lease", &["json", "clock", "display", "call", "contract", "ledger", "config", "reach", "secret_file"]),
+    (
+        "upstream",
+        &["json", "clock", "display", "call", "contract", "hold", "grant", "ledger", "lease", "config", "observe"],
+    ),
     ("pipeline", BELOW_THE_DOORS),
     ("reach", &["display", "call"]),
     ("jws", &["json"]),

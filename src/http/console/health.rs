@@ -61,6 +61,12 @@ pub(super) async fn page(State(doors): State<Arc<Doors>>, SignedIn(who): SignedI
         }
         h2 { "Tool servers" }
         (servers(upstreams))
+        @let wanting = upstreams.iter().filter(|upstream| upstream.account.is_some()).count();
+        @let lacking = upstreams.iter().filter(|upstream| upstream.account == Some("not_connected"));
+        @for upstream in lacking {
+            p.warning data-lacks=(upstream.name) { (upstream.name) " wants an account, and nobody has connected one: its calls are refused." }
+        }
+        @if wanting > 0 { p { a href="/upstreams" { "Accounts at tool servers" } } }
         h2 { "Who is told of holds" }
         (told(receivers))
     };
@@ -174,6 +180,7 @@ mod tests {
             state: "broken",
             protocol: None,
             in_flight: 0,
+            account: None,
             last_error: Some("<img src=x onerror=alert(1)>\u{202e}".to_owned()),
         };
         let shown = servers(&[status]).into_string();

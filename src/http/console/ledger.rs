@@ -39,7 +39,7 @@ const AHEAD: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kinds to choose from; one that ends in a full stop stands for all that begin so.
-const KINDS: [&str; 30] = [
+const KINDS: [&str; 34] = [
     "call.",
     "call.intended",
     "call.settled",
@@ -66,6 +66,10 @@ const KINDS: [&str; 30] = [
     "tool.quarantined",
     "tool.accepted",
     "tool.rejected",
+    "credential.",
+    "credential.leased",
+    "credential.connected",
+    "credential.disconnected",
     "policy.loaded",
     "server.",
     "payload.redacted",

@@ -4,6 +4,7 @@
 //! others is [`visible`](crate::display::visible()) and escaped by construction. What changes something is a [`form::Act`]:
 //! posted from a page of ours, within a session, with that session's token.
 
+mod accounts;
 mod agents;
 mod assets;
 mod cookie;
@@ -93,6 +94,10 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
         .route("/ledger/export", get(ledger::export))
         .route("/ledger/{seq}", get(ledger::entry))
         .route("/health", get(health::page))
+        .route("/upstreams", get(accounts::page))
+        .route("/upstreams/{name}/connect", post(accounts::connect))
+        .route("/upstreams/{name}/disconnect", post(accounts::disconnect))
+        .route("/upstreams/{name}/callback", get(accounts::callback))
         .route("/assets/{name}", get(assets::asset))
         .route_layer(middleware::from_fn(guard))
 }
@@ -124,7 +129,8 @@ fn way_back(next: &str) -> Option<&str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-');
     let rest = next.strip_prefix('/').filter(|_| next.len() <= 256 && next.bytes().all(plain))?;
     let first = rest.split('/').next().unwrap_or_default();
-    let ours = first == "holds" || SECTIONS.iter().any(|(path, _)| path.strip_prefix('/') == Some(first));
+    let ours = matches!(first, "holds" | "upstreams")
+        || SECTIONS.iter().any(|(path, _)| path.strip_prefix('/') == Some(first));
     // a download is for whoever asked for it here, not for a link of others that is followed once more
     (ours && rest != "ledger/export" && !rest.contains("//")).then_some(next)
 }

@@ -130,6 +130,8 @@ async fn back(doors: Arc<Doors>, provider: Arc<Provider>, headers: HeaderMap, ur
     let person = provider.finish(&attempt, &came).await?;
     match attempt.purpose {
         Purpose::SignIn { next } => entered(&doors, &provider, person, &next).await,
+        // begun for another place, which would have asked for it by another name
+        Purpose::Connect { .. } => Err(SignInRefused::State.into()),
         Purpose::Countersign { session, hold, digest, as_of, .. } => {
             let living = doors.pipeline.approvers.sessions.of(SessionId::read(session), now);
             let who = living.filter(|who| doors.is_theirs(who)).ok_or(Failed::Problem(Problem::SessionUnknown))?;
@@ -196,7 +198,7 @@ fn provider(doors: &Doors, name: Name) -> Result<&Arc<Provider>, Problem> {
 }
 
 /// What a provider sent along; `None` where something is there twice, so that nobody reads the one and we the other.
-fn returned(query: &str) -> Option<Return> {
+pub(super) fn returned(query: &str) -> Option<Return> {
     let mut came = Return::default();
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let place = match &*name {
@@ -214,7 +216,7 @@ fn returned(query: &str) -> Option<Return> {
 }
 
 /// Has the browser keep what was begun.
-fn sealed(doors: &Doors, attempt: &Attempt, mut response: Response) -> Result<Response, Problem> {
+pub(super) fn sealed(doors: &Doors, attempt: &Attempt, mut response: Response) -> Result<Response, Problem> {
     let cookie = cookie::of_attempt(&doors.attempts.seal(attempt)?, doors.secure);
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -223,7 +225,7 @@ fn sealed(doors: &Doors, attempt: &Attempt, mut response: Response) -> Result<Re
 }
 
 /// A page that leads on by itself.
-fn hop(to: &str, why: &str) -> Response {
+pub(super) fn hop(to: &str, why: &str) -> Response {
     let main = html! {
         h1 { "One moment" }
         p { (why) }

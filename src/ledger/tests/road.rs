@@ -415,7 +415,7 @@ async fn an_outcome_that_cannot_be_written_is_answered_as_unknown() {
     let recorded = ledger.intend(house.permitted(&ledger, "bank__pay", "x")).await.unwrap();
     let tool = Arc::clone(recorded.call().call().tool());
     store.fail_next(Failure::Unwritten);
-    let upstreams = crate::upstream::Upstreams::new(&BTreeMap::new(), Arc::default());
+    let upstreams = crate::upstream::Upstreams::new(&BTreeMap::new(), Default::default(), Arc::default());
     let forwarded = upstreams.forward(recorded).await;
     let reply = ledger.settle(tool.inspect(forwarded)).await;
     assert!(matches!(reply.body(), Body::Unknown { why: "ledger" }), "{reply:?}");
