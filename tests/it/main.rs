@@ -30,6 +30,7 @@ mod door_fuzz;
 mod holds;
 mod holds_rmcp;
 mod house;
+mod kubernetes;
 mod leases;
 mod ledger_cli;
 mod ledger_crash;

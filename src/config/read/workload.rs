@@ -192,3 +192,96 @@ impl Section<'_> {
         Some(CertificatesConfig { ca: folder.join(ca?), name: from?, prefix, agents })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::config::{Config, parse};
+
+    fn read(text: &str) -> Result<Config, Vec<crate::grant::ConfigError>> {
+        parse(Path::new("/house/countersign.toml"), text, &|_| None)
+    }
+
+    #[test]
+    fn workloads_have_their_defaults() {
+        let identity = read(
+            "[server.tls]\ncert = \"c\"\nkey = \"k\"\n[identity.spiffe.\"example.org\"]\nworkload_api = \"unix:///run/s\"\n\
+             [identity.spiffe.\"b.example\"]\nbundle = \"b.json\"\n[identity.certificates.ci]\nca = \"ca.pem\"\nname = \"dns\"\n",
+        );
+        let identity = identity.unwrap().identity;
+        let own = &identity.spiffe["example.org"];
+        assert_eq!(own.source, BundleSource::WorkloadApi(PathBuf::from("/run/s")));
+        let hour = Duration::from_secs(3_600);
+        assert_eq!((own.audience.as_ref(), own.max_lifetime, own.max_stale), (None, hour, hour));
+        assert_eq!(identity.spiffe["b.example"].source, BundleSource::File(PathBuf::from("/house/b.json")));
+        let ci = &identity.certificates["ci"];
+        assert_eq!((ci.ca.as_path(), ci.name, ci.prefix.as_str()), (Path::new("/house/ca.pem"), NameFrom::Dns, "ci/"));
+        assert!(ci.agents.is_empty());
+    }
+
+    #[test]
+    fn every_mistake_names_what_to_do() {
+        let domain = |text: &str| format!("[identity.spiffe.\"example.org\"]\n{text}");
+        let authority = |text: &str| {
+            format!(
+                "[server.tls]\ncert = \"c\"\nkey = \"k\"\n[identity.certificates.ci]\nca = \"ca.pem\"\nname = \"dns\"\n{text}"
+            )
+        };
+        for (text, problem, hint) in [
+            (
+                "[identity.spiffe.\"Example.org\"]\nbundle = \"b\"".to_owned(),
+                "is no name of a trust domain",
+                "lower case",
+            ),
+            ("[identity.spiffe.\"spiffe://a\"]\nbundle = \"b\"".to_owned(), "is no name of a trust domain", "without"),
+            ("[identity.spiffe]\na = 1".to_owned(), "is not a table", "[identity.spiffe.\"a\"]"),
+            (domain(""), "has no `workload_api`", "unix:///"),
+            (domain("bundle = \"b\"\nworkload_api = \"unix:///s\""), "second source", "keep"),
+            (domain("workload_api = \"tcp://127.0.0.1:1\""), "is not of this machine", "unix:///"),
+            (domain("workload_api = \"/run/s\""), "is no socket", "unix:///"),
+            (domain("bundle_url = \"http://localhost/\""), "is no https URL", "https://"),
+            (domain("bundle_url = \"https://u:p@x/\""), "is no https URL", "https://"),
+            (domain("bundle = \"b\"\nallow_private = true"), "goes with `bundle_url`", "remove"),
+            (domain("bundle = \"b\"\nca = \"c\""), "goes with `bundle_url`", "remove"),
+            (domain("bundle = \"b\"\nmax_stale = \"2d\""), "is longer than a day", "24h"),
+            (domain("bundle = \"b\"\nmax_lifetime = \"25h\""), "is longer than a day", "24h"),
+            (domain("bundle = \"b\"\naudience = \"\""), "is empty", "leave it out"),
+            (domain("bundle = \"b\"\nbundel = \"b\""), "unknown key", "`bundle`"),
+            (
+                "[identity.certificates.ci]\nca = \"c\"\nname = \"dns\"".to_owned(),
+                "goes with `[server.tls]`",
+                "certificate",
+            ),
+            (
+                "[server.tls]\ncert = \"c\"\nkey = \"k\"\n[identity.certificates.ci]\nname = \"dns\"".to_owned(),
+                "ca` is missing",
+                "PEM|signed",
+            ),
+            (
+                "[server.tls]\ncert = \"c\"\nkey = \"k\"\n[identity.certificates.ci]\nca = \"c\"".to_owned(),
+                "name` is missing",
+                "dns",
+            ),
+            (
+                "[server.tls]\ncert = \"c\"\nkey = \"k\"\n[identity.certificates.ci]\nca = \"c\"\nname = \"email\""
+                    .to_owned(),
+                "is not `uri`",
+                "names",
+            ),
+            (authority("prefix = \"spiffe://x/\""), "cannot begin an agent's name", "trust domains"),
+            (authority("prefix = \"a b\""), "cannot begin an agent's name", "letters"),
+            (authority("agents = { a = \"spiffe://x/y\" }"), "no agent's name", "trust domains"),
+            (authority("agents = { a = \"-x\" }"), "no agent's name", "letters"),
+            (authority("agents = {}"), "names nobody", "leave it out"),
+            (authority("agents = { a = \"b\" }\nprefix = \"c/\""), "goes without `agents`", "keep one"),
+        ] {
+            let errors = read(&text).expect_err(&text);
+            assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+            assert!(errors[0].problem.contains(problem), "{text}: {}", errors[0]);
+            let told = errors[0].hint.as_deref().unwrap_or_default();
+            assert!(hint.split('|').any(|hint| told.contains(hint)), "{text}: {}", errors[0]);
+        }
+    }
+}
