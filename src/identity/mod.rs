@@ -612,14 +612,16 @@ fn key_path(data: &Path) -> PathBuf {
     data.join("token.key")
 }
 
-/// An agent's name: 1 to 128 of letters, digits and `. _ - @ : /`, beginning with a letter or digit.
+/// An agent's name: 1 to 128 of letters, digits and `. _ - @ : /`, beginning with a letter or digit. A SPIFFE id may be as long
+/// as those are let be.
 ///
 /// # Errors
 /// [`Fault`] that says so.
 pub fn agent_name(text: &str) -> Result<(), Fault> {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@:/".contains(&byte));
-    if first && rest && text.len() <= 128 {
+    let most = if text.starts_with("spiffe://") { 2_048 } else { 128 };
+    if first && rest && text.len() <= most {
         Ok(())
     } else {
         Err(Fault(format!(

@@ -58,6 +58,7 @@ impl From<Unproven> for Unauthenticated {
     fn from(why: Unproven) -> Self {
         match why {
             Unproven::Malformed => Self::Claims,
+            Unproven::Kind => Self::Kind,
             Unproven::Signature => Self::Signature,
             Unproven::Audience => Self::Audience,
             Unproven::Expired => Self::Expired,

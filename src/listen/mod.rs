@@ -237,6 +237,14 @@ async fn shake(acceptor: TlsAcceptor, mut tcp: TcpStream) -> io::Result<TlsStrea
     acceptor.accept(tcp).await
 }
 
+/// Whether a handshake failed because nobody vouches for the certificate that was shown.
+pub(crate) fn is_distrust(problem: &io::Error) -> bool {
+    problem.get_ref().is_some_and(|inner| {
+        matches!(inner.downcast_ref(), Some(tokio_rustls::rustls::Error::InvalidCertificate(_)))
+            || inner.downcast_ref::<NotVouched>().is_some()
+    })
+}
+
 /// Whether an address cannot be listened on because this machine has it not.
 fn nobody_has(error: &io::Error) -> bool {
     let unsupported = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());

@@ -38,7 +38,7 @@ use crate::{
     config,
     identity::{Presented, Unauthenticated},
     json::{self, Limits, Value},
-    listen::{Arrival, ClientCertificate, Listener},
+    listen::{self, Arrival, ClientCertificate, Listener},
 };
 
 /// How the door is kept.
@@ -165,6 +165,9 @@ async fn connection<R: Road>(arrival: Arrival, house: Arc<House<R>>, mut stop: w
     let (stream, certificate) = match opened {
         Ok(opened) => opened,
         Err(problem) => {
+            if listen::is_distrust(&problem) {
+                house.desk.road.turned_away(Unauthenticated::Certificate.code());
+            }
             tracing::debug!(%problem, "a handshake failed");
             return;
         }

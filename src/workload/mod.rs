@@ -49,6 +49,8 @@ pub struct Workload {
 pub enum Unproven {
     /// It is no JWT-SVID, or the certificate does not name an agent.
     Malformed,
+    /// It is a token of another kind.
+    Kind,
     /// The signature is by no key of its trust domain.
     Signature,
     /// It is for somebody else.
@@ -69,6 +71,7 @@ impl fmt::Display for Unproven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed => "it is no JWT-SVID, or a certificate that names no agent",
+            Self::Kind => "its `typ` is that of another kind of token",
             Self::Signature => "it is signed by no key of its trust domain",
             Self::Audience => "its `aud` does not name this server",
             Self::Expired => "its time is over",

@@ -57,7 +57,7 @@ pub(super) fn judge(domain: &Domain, token: &str, digest: Digest, now: Timestamp
         _ => Unproven::Malformed,
     })?;
     if !matches!(jws.kind(), None | Some("JWT" | "JOSE")) {
-        return Err(Unproven::Malformed);
+        return Err(Unproven::Kind);
     }
     let keys = domain.keys().ok_or(Unproven::Unavailable)?;
     let (claims, _) = jws.check(&keys).map_err(|_| Unproven::Signature)?;

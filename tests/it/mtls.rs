@@ -24,7 +24,7 @@ use crate::{
     house::{House, http_upstream, kind_of, until},
     recorder::Recorder,
     signer::{Shown, Signer, TokenKey, bundle, ends, params},
-    wire::{Answer, Request, connect, read_answer},
+    wire::{self, Answer, Request, connect, read_answer},
 };
 
 /// How long a change of a file may take to be seen: files are looked at every second.
@@ -227,6 +227,15 @@ fn a_certificate_for_which_nobody_vouches_opens_nothing() {
         assert!(door.is_refused(shown), "{what}");
     }
     assert!(door.call(Some(&chained(&own, true)), None).is_success(), "one between it and the authority");
+    // it is counted
+    let metrics = wire::exchange(
+        door.house.console,
+        format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", door.house.console).as_bytes(),
+    );
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    let line = text.lines().find(|line| line.contains("certificate_mismatch")).unwrap_or_else(|| panic!("{text}"));
+    let counted: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(counted >= rows.len(), "{line}");
     assert!(door.call(Some(&own.svid(BOT)), None).is_success());
 }
 
