@@ -24,7 +24,7 @@ use crate::{
     house::{House, http_upstream, kind_of, until},
     recorder::Recorder,
     signer::{Shown, Signer, TokenKey, bundle, ends, params},
-    wire::{self, Answer, Request, connect, read_answer},
+    wire::{self, Answer, META, Request, connect, read_answer},
 };
 
 /// How long a change of a file may take to be seen: files are looked at every second.
@@ -318,6 +318,36 @@ fn authorities_come_and_go_under_living_connections_without_a_restart() {
     keep(&file, &text(&[]));
     door.house.done(&["reload"]);
     assert!(door.is_refused(&old) && door.is_refused(&new));
+}
+
+#[test]
+fn a_stream_that_a_certificate_opened_ends_when_nobody_vouches_for_it_any_more() {
+    let authority = Signer::new("example.org");
+    let door = open(SPIFFE, &[("bundle.json", &bundle(&[&authority], &[]).to_string())]);
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{{"notifications":{{"toolsListChanged":true}},"_meta":{META}}}}}"#
+    );
+    let request = Request::envelope("subscriptions/listen", None, &body);
+    let mut stream = door.connect(Some(&authority.svid(BOT)));
+    stream.write_all(&request.bytes(door.house.mcp, None)).unwrap();
+    let mut seen = Vec::new();
+    let mut chunk = [0; 4_096];
+    while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
+        let read = stream.read(&mut chunk).unwrap();
+        seen.extend_from_slice(&chunk[..read]);
+    }
+    assert!(seen.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&seen));
+    keep(&door.house.path().join("bundle.json"), &bundle(&[], &[]).to_string());
+    door.house.done(&["reload"]);
+    let ended = loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => break true,
+            Ok(_) => {}
+            // its connection is closed without more ado
+            Err(error) => break error.kind() == std::io::ErrorKind::UnexpectedEof,
+        }
+    };
+    assert!(ended, "the stream goes on");
 }
 
 #[test]
