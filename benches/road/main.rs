@@ -16,6 +16,7 @@ mod load;
 mod parties;
 mod setting;
 mod stages;
+mod tokens;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -91,6 +92,8 @@ async fn measure(chosen: &Choices) {
             let Prepared { folder, tool, token, .. } = Prepared::new(folder.path(), &setting);
             stages::measure(&folder, &tool, &token, 2_000).await;
         }
+        let apart = tempfile::tempdir().unwrap();
+        tokens::measure(apart.path(), 2_000).await;
     }
     let settings = [
         Setting {

@@ -10,6 +10,7 @@ mod control;
 mod explain;
 mod files;
 mod holds;
+mod identity;
 mod ledger;
 mod outcome;
 mod quickstart;
@@ -95,6 +96,9 @@ enum Command {
     /// Agents and their tokens
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Tokens, and who they say that an agent is
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
     /// Calls that wait for a person
     #[command(subcommand)]
     Hold(holds::HoldCommand),
@@ -520,6 +524,7 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
             });
             done
         }
+        Command::Identity(command) => identity::run(place, command).await,
         Command::Hold(command) => holds::run(place, command).await,
         Command::Approver(command) => approvers::run(place, command).await,
         Command::Ledger(command) => ledger::run(place, command).await,

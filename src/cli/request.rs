@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     agents, approvers, control,
     explain::Question,
-    holds,
+    holds, identity,
     outcome::{Exit, Failure, error_json},
     show,
 };
@@ -53,6 +53,11 @@ pub enum Request {
         task: Option<String>,
         /// The user the agent acts for.
         user: Option<String>,
+    },
+    /// How a token would be judged.
+    CheckToken {
+        /// The token.
+        token: Typed,
     },
     /// Ends an agent's tokens.
     RevokeToken {
@@ -327,6 +332,7 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
             let (agent, task, user) = (request.agent, request.task, request.user);
             Ok(json!({"token": token, "agent": agent, "task": task, "user": user, "expires": expires}))
         }
+        Request::CheckToken { token } => Ok(identity::check(house, token.reveal()).await),
         Request::RevokeToken { agent, token } => {
             house.pipeline.identity.revoke(&agent, token.as_deref()).await?;
             Ok(json!({"agent": agent, "token": token, "revoked": true}))

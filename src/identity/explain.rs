@@ -69,8 +69,19 @@ impl Identity {
             Err(_) => all.seen("read", "no signed token that can be read"),
         }
         let whose = match self.issuers.whose(token) {
-            Ok(whose) => whose,
+            Ok(whose) => Some(whose),
+            // an SVID need not say its issuer
+            Err(Unauthenticated::Issuer) => None,
             Err(why) => return all.stop("issuer", &why, self.known_issuers(token)),
+        };
+        let Some(whose) = whose else {
+            return match self.svid(token) {
+                Some(judged) => {
+                    all.seen("issuer", "the trust domain of its SPIFFE id");
+                    self.concluded(all, "svid", judged)
+                }
+                None => all.stop("issuer", &Unauthenticated::Issuer, self.known_issuers(token)),
+            };
         };
         let (known, about) = match whose {
             Whose::Own => {
@@ -99,6 +110,16 @@ impl Identity {
                 }
             }
         };
+        self.concluded(all, about, known)
+    }
+
+    /// The stages after what the token says is known.
+    fn concluded(
+        &self,
+        mut all: Explanation,
+        about: &'static str,
+        known: Result<Known, Unauthenticated>,
+    ) -> Explanation {
         let Known { principal, bound } = match known {
             Ok(known) => known,
             Err(why) => {

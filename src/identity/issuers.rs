@@ -188,3 +188,6 @@ fn authorities(path: &Path) -> Result<Vec<u8>, Fault> {
     file.take(LONGEST_CA + 1).read_to_end(&mut text).map_err(|error| wrong(error.to_string()))?;
     if text.len() as u64 > LONGEST_CA { Err(wrong("it is too long".to_owned())) } else { Ok(text) }
 }
+
+#[cfg(test)]
+mod tests;

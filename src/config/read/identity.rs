@@ -165,7 +165,9 @@ impl Section<'_> {
         let client_id = section.string("client_id");
         let client_secret = section.string("client_secret");
         for (key, value) in [("client_id", &client_id), ("client_secret", &client_secret)] {
-            if value.as_ref().is_none_or(String::is_empty) && section.table.is_some() {
+            // one that is there and cannot be read has its own error already
+            let wrong = value.as_ref().map_or_else(|| section.place_of(key).is_none(), String::is_empty);
+            if wrong && section.table.is_some() {
                 section.error(
                     key,
                     "is missing",
