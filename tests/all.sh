@@ -129,6 +129,8 @@ holds() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/hol
 
 single_sign_on() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/sso.mjs; }
 
+upstream_auth() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/upstream-auth.mjs; }
+
 approvers_api() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" tests/.peers/py-api/bin/python tests/clients/api.py; }
 
 conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/run.mjs; }
@@ -168,6 +170,7 @@ if wants clients; then
   step "real clients, meeting holds" holds
   step "approvers' API, by its description" approvers_api
   step "single sign-on, with a real provider" single_sign_on
+  step "credentials for tool servers, from a real authorization server" upstream_auth
 fi
 
 if wants conformance; then

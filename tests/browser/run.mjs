@@ -5,7 +5,7 @@ import { launch } from './browser.mjs';
 import { Rows, counts } from './rows.mjs';
 
 /** Files of tests. Those that measure how quick something is have the machine to themselves. */
-const together = ['attacks', 'flows', 'hostile', 'looks', 'operators', 'passkeys', 'secure', 'signed-in'];
+const together = ['accounts', 'attacks', 'flows', 'hostile', 'looks', 'operators', 'passkeys', 'secure', 'signed-in'];
 const alone = ['weights'];
 
 const only = process.argv.slice(2);

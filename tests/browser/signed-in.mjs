@@ -11,7 +11,7 @@ import { startProvider } from './provider.mjs';
 const transfer = amount => ({ from: 'alice', to: 'bob', amount });
 
 /** Says to the provider who one is, and that it may tell. */
-async function says(page, issuer, who) {
+export async function says(page, issuer, who) {
   await page.waitForURL(url => url.origin === issuer);
   const login = page.locator('[name="login"]');
   await login.or(page.locator('body[data-page]')).first().waitFor();
