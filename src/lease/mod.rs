@@ -14,6 +14,8 @@ mod assertion;
 mod connect;
 mod secret;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use assertion::{Behalf, OwnKey, Signs};
 pub use connect::{AccountState, Begun, Came, NotConnected};

@@ -10,8 +10,9 @@ use countersign::{
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    api::{Api, passphrase_of},
+    api::{Api, SOON, passphrase_of},
     console::{Browser, html, problem, refusal},
+    house::until,
     token_server::TokenServer,
     wire::{Answer, Request},
 };
@@ -92,7 +93,8 @@ fn an_approver_connects_an_account_and_takes_it_away() {
     let [asked]: [_; 1] = server.asked("authorization_code").try_into().unwrap();
     let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(asked.field("code_verifier")));
     assert_eq!((challenge.as_str(), asked.field("redirect_uri")), (&*parameter(&url, "code_challenge"), &*redirect));
-    assert!(call(&api, &bot).is_success());
+    // the tool server is connected anew, which takes a moment
+    until("a call goes through", SOON, || call(&api, &bot).is_success().then_some(()));
     let shown = html(&browser.look("/upstreams"));
     assert!(shown.contains("data-connected=\"true\"") && shown.contains("bot@example.com"), "{shown}");
     assert!(!shown.contains("canary"));
