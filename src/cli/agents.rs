@@ -76,7 +76,7 @@ pub(super) fn text(answer: &Value) -> String {
     }
     let tokens = items(answer, "tokens");
     if !tokens.is_empty() {
-        let head = ["TOKEN", "AGENT", "FOR", "TASK", "HANDED ON BY", "FROM", "UNTIL"].map(str::to_owned).to_vec();
+        let head = ["TOKEN", "AGENT", "FOR", "TASK", "HANDED ON TO", "FROM", "UNTIL"].map(str::to_owned).to_vec();
         let row = |token: &Value| {
             let chain: Vec<String> = items(token, "chain").iter().filter_map(Value::as_str).map(visible).collect();
             let text = |name: &str| visible(field(token, name));

@@ -49,7 +49,7 @@ pub struct Question {
     /// Who vouches for it
     #[arg(long, default_value = ISSUER)]
     issuer: String,
-    /// An agent that the call went through: the first one first, the one who calls now last
+    /// An agent that the credential was handed on to: the first one first, the one who calls now last
     #[arg(long, value_name = "AGENT")]
     chain: Vec<String>,
     /// How surely it is that agent: `bearer`, `bound`, `certificate` or `process`

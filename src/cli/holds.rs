@@ -449,7 +449,7 @@ fn shown(hold: &Value, columns: usize) -> String {
         format!("{who}  (vouched for by {}, by {})", visible(field(hold, "issuer")), visible(field(hold, "door"))),
     ));
     for (name, member, joint) in [
-        ("handed on by", "chain", ", then "),
+        ("handed on to", "chain", ", then "),
         ("teams", "teams", ", "),
         ("scopes", "scopes", ", "),
         ("only for", "only_tools", ", "),
@@ -597,7 +597,7 @@ mod tests {
         for wanted in [
             "asks          demo<U+000A>/amount  1 for ann<U+202E>  (vouched for by countersign, by http)",
             "pending, 14 min 32 s left to countersign it",
-            "handed on by  root<U+202E>, then root/helper\n",
+            "handed on to  root<U+202E>, then root/helper\n",
             "scopes        pay<U+000A>/amount  1\n",
             "workload      spiffe://td/<U+001B>[2J\n",
             "shown with    bound\n",

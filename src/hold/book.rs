@@ -318,7 +318,7 @@ pub enum Rejected {
     OtherCall,
     /// There is no such approver, or it is not enrolled.
     UnknownApprover,
-    /// The approver asked for it itself, is the user that the agent acts for, or handed it on.
+    /// The approver asked for it itself, is the user that the agent acts for, or was handed it on to.
     Requester,
     /// That person countersigned it already.
     Twice,

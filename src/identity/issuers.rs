@@ -137,6 +137,12 @@ impl Issuers {
         self.all.iter()
     }
 
+    /// Whether a credential of that id may be one of an issuer that is asked about its tokens.
+    pub(super) fn asks_about(&self, credential: &str) -> bool {
+        let of = |one: &One| credential.strip_prefix(one.name()).is_some_and(|rest| rest.starts_with(':'));
+        self.all.iter().any(|one| one.config.introspection.is_some() && of(one))
+    }
+
     /// Whose a token is, as it says; nothing in it is believed yet.
     ///
     /// # Errors

@@ -359,6 +359,8 @@ impl Identity {
         let expires = match self.ledger.views().token(&hold.credential) {
             Some(token) => token.expires,
             None if hold.issuer == STDIO_ISSUER => Timestamp::MAX,
+            // one that could be withdrawn elsewhere, and is asked about there with a token that is not here
+            None if self.issuers.asks_about(&hold.credential) => return Err(Unauthenticated::Expired),
             None => hold.credential_expires.ok_or(Unauthenticated::Expired)?,
         };
         // what goes without saying in an entry

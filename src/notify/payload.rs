@@ -86,7 +86,7 @@ fn slack(event: &Event) -> Value {
         plain(format!("Hold\n{}", safe(&event.hold))),
     ];
     if !event.chain.is_empty() {
-        fields.push(plain(cut(&format!("Handed on by\n{}", all_safe(&event.chain).join(", then ")), FIELD).to_owned()));
+        fields.push(plain(cut(&format!("Handed on to\n{}", all_safe(&event.chain).join(", then ")), FIELD).to_owned()));
     }
     if let Some(workload) = &event.workload {
         fields.push(plain(format!("Workload\n{}", safe(workload))));

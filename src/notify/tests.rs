@@ -222,7 +222,7 @@ fn a_receiver_is_told_through_whose_hands_it_came_and_by_what() {
     assert_eq!((&told["workload"], &told["scopes"][0]), (&"spiffe://td/<b>".into(), &"pay".into()));
     assert_eq!((told["scopes"][1].as_str().unwrap().len(), &told["assurance"]), (200, &"bound".into()));
     let slack = String::from_utf8(body(WebhookFormat::Slack, &delegated)).unwrap();
-    assert!(slack.contains(r"Handed on by\nagent<U+202E>-0, then agent<U+202E>-1"), "{slack}");
+    assert!(slack.contains(r"Handed on to\nagent<U+202E>-0, then agent<U+202E>-1"), "{slack}");
     assert!(slack.contains(r"Workload\nspiffe://td/<b>") && slack.contains(r"Shown with\nbound"), "{slack}");
     let plain: Value = serde_json::from_slice(&body(WebhookFormat::Generic, &event(1))).unwrap();
     assert_eq!((&plain["chain"], &plain["workload"]), (&Value::Array(Vec::new()), &Value::Null));

@@ -53,9 +53,14 @@ const PAGES: [&str; 14] = [
 ];
 const API: [&str; 5] = ["/holds?limit=200", "/passkeys", "/ledger", "/ledger/checkpoint", "/ledger/proof/0"];
 
+/// What the parrot gives to a client that it knows, in the hands of a tool server then.
+const LEASED: &str = "canary-access-token-of-a-lease";
+/// How a client of the name `good` begins to show itself, `good:canary-`, in base64 and small letters.
+const GOOD_CLIENT: &str = "authorization: basic z29vzdpjyw5hcnkt";
+
 /// One that repeats everything that it is told, where nobody should: in what it refuses with, in headers, in errors.
 #[derive(Clone)]
-struct Parrot {
+pub(crate) struct Parrot {
     at: SocketAddr,
     /// What was said to it, by the path.
     heard: Arc<Mutex<Vec<(String, String)>>>,
@@ -63,7 +68,7 @@ struct Parrot {
 }
 
 impl Parrot {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let key = Arc::new(Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap());
@@ -78,7 +83,7 @@ impl Parrot {
         parrot
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.at)
     }
 
@@ -113,6 +118,11 @@ impl Parrot {
             }
             "/introspect" if times == 0 => (500, String::new(), echo),
             "/introspect" => (200, String::new(), json!({"active": false, "error_description": echo}).to_string()),
+            "/token" if body.contains("client_id=good") || head.to_lowercase().contains(GOOD_CLIENT) => (
+                200,
+                String::new(),
+                json!({"access_token": LEASED, "token_type": "Bearer", "expires_in": 600}).to_string(),
+            ),
             "/token" => {
                 let error = json!({"error": "invalid_client", "error_description": plain, "error_uri": plain});
                 (400, format!("WWW-Authenticate: Basic realm=\"{plain}\"\r\n"), error.to_string())
@@ -149,7 +159,7 @@ impl Parrot {
     }
 
     /// A JWT that it signed.
-    fn token(&self, header: &Value, claims: &Value) -> String {
+    pub(crate) fn token(&self, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| BASE64URL.encode(value.to_string());
         let signed = format!("{}.{}", part(header), part(claims));
         let signature = BASE64URL.encode(self.key.sign(signed.as_bytes()));
@@ -272,12 +282,21 @@ fn arguments_of_processes(pid: u32, search: &mut Search) {
 }
 
 /// An approver's browser, as far as it is needed here.
-struct Visitor {
+pub(crate) struct Visitor {
     at: SocketAddr,
     cookies: BTreeMap<String, String>,
 }
 
 impl Visitor {
+    pub(crate) fn new(at: SocketAddr) -> Self {
+        Self { at, cookies: BTreeMap::new() }
+    }
+
+    pub(crate) fn look(&mut self, path: &str) -> Answer {
+        let request = self.request(&format!("GET {path}"));
+        self.send(&request)
+    }
+
     fn request(&self, line: &str) -> Request {
         let mut request = Request::post("").without("Content-Type").with("Accept", "text/html,*/*;q=0.8");
         request.line = format!("{line} HTTP/1.1");
@@ -299,8 +318,8 @@ impl Visitor {
         answer
     }
 
-    fn fill(&mut self, page: &str, act: &str, fields: &[(&str, &str)]) -> Answer {
-        let page = self.send(&self.request(&format!("GET {page}")));
+    pub(crate) fn fill(&mut self, page: &str, act: &str, fields: &[(&str, &str)]) -> Answer {
+        let page = self.look(page);
         let (action, mut all) = form(&html(&page), act);
         all.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let body: Vec<String> =
@@ -318,24 +337,36 @@ impl Visitor {
 }
 
 fn search_a_house_that_logs_in(log_format: &str) {
-    let (upstream, parrot) = (Recorder::usual(), Parrot::start());
+    let (upstream, leased, parrot) = (Recorder::usual(), Recorder::usual(), Parrot::start());
     let mut search = Search::default();
     let of_header = search.plant("a header for a tool server");
     let of_query = search.plant("the query of a tool server");
     let of_hook = search.plant("a webhook's secret");
     let of_hook_path = search.plant("a webhook's path");
     let of_introspection = search.plant("the secret of introspection");
+    let of_bearer = search.plant("a token for a tool server");
+    let of_client = search.plant("a client's secret");
+    let of_bad_client = search.plant("a refused client's secret");
+    let of_refresh = search.plant("a refresh token");
+    search.secret("an access token", LEASED);
     let of_environment = search.plant("a variable of the server's");
     let mut config = String::new();
     write!(
         config,
-        "[upstreams.up]\nurl = \"{}?key={of_query}\"\nheaders = {{ X-Key = \"{of_header}\" }}\n\n\
+        "[upstreams.up]\nurl = \"{}?key={of_query}\"\nheaders = {{ X-Key = \"{of_header}\" }}\n\
+         auth = {{ kind = \"bearer\", token = \"{of_bearer}\" }}\n\n\
+         [upstreams.leased]\nurl = \"{}\"\n\
+         auth = {{ kind = \"client_credentials\", issuer = \"{issuer}\", client_id = \"good\", client_secret = \"{of_client}\", allow_private = true }}\n\n\
+         [upstreams.barred]\nurl = \"{}\"\n\
+         auth = {{ kind = \"refresh_token\", issuer = \"{issuer}\", client_id = \"bad\", client_secret = \"{of_bad_client}\", refresh_token = \"{of_refresh}\", allow_private = true }}\n\n\
          [upstreams.parrot]\nurl = \"{}?key={of_query}\"\nheaders = {{ X-Key = \"${{OF_HEADER:-none}}\" }}\n\n\
          [[notify.webhook]]\nname = \"ops\"\nurl = \"{}\"\nsecret = \"{of_hook}\"\nallow_private = true\n\n\
          [[notify.webhook]]\nname = \"chat\"\nformat = \"slack\"\nurl = \"{}\"\nallow_private = true\n\n\
          [identity.issuers.corp]\nissuer = \"{issuer}\"\naudience = [\"us\"]\nallow_private = true\n\
          introspection = {{ client_id = \"us\", client_secret = \"{of_introspection}\" }}\n",
         upstream.url(),
+        leased.url(),
+        parrot.url("/mcp?barred"),
         parrot.url("/mcp"),
         parrot.url(&format!("/hook/{of_hook_path}")),
         parrot.url(&format!("/chat/{of_hook_path}")),
@@ -344,8 +375,10 @@ fn search_a_house_that_logs_in(log_format: &str) {
     .unwrap();
     let mut house = House::new(&config, GRANTS);
     let environment = [("OF_HEADER", of_header.as_str()), ("SERVER_SECRET", of_environment.as_str())];
-    let registered = house.command(&["tool", "register"]).envs(environment).output().unwrap();
-    assert!(registered.status.success(), "{registered:?}");
+    for name in ["up", "leased", "parrot"] {
+        let registered = house.command(&["tool", "register", name]).envs(environment).output().unwrap();
+        assert!(registered.status.success(), "{registered:?}");
+    }
     let mut command = house.command(&["serve", "--log-format", log_format]);
     command.envs(environment).env("COUNTERSIGN_LOG", "trace");
     house.spawn_as(command);
@@ -372,7 +405,7 @@ fn search_a_house_that_logs_in(log_format: &str) {
     assert_eq!(login.status, 200, "{login:?}");
     let session = login.messages[0]["token"].as_str().unwrap().to_owned();
     search.secret("a session of the API", &session);
-    let mut visitor = Visitor { at: house.console, cookies: BTreeMap::new() };
+    let mut visitor = Visitor::new(house.console);
     let refused = visitor.fill("/sign-in", "sign-in", &[("approver", "ann"), ("passphrase", &wrong)]);
     search.answer("a refused sign-in", &refused);
     let signed_in = visitor.fill("/sign-in", "sign-in", &[("approver", "ann"), ("passphrase", &right)]);
@@ -407,11 +440,27 @@ fn search_a_house_that_logs_in(log_format: &str) {
                 "ath": BASE64URL.encode([2; 32])}),
     );
     search.token("a proof of possession", &proof);
+    let jwk = json!({"crv": "Ed25519", "kty": "OKP", "x": BASE64URL.encode(parrot.key.public_key().as_ref())});
+    let sha256 = |text: &str| BASE64URL.encode(countersign::json::Digest::of(text.as_bytes()).0);
+    let mut owned = claims.clone();
+    owned["cnf"] = json!({"jkt": sha256(&jwk.to_string())});
+    let own_key = parrot.token(&header, &owned);
+    search.token("a token that is bound to a key that is shown", &own_key);
+    let good_proof = parrot.token(
+        &json!({"alg": "EdDSA", "typ": "dpop+jwt", "jwk": jwk}),
+        &json!({"htm": "POST", "htu": format!("http://{}/mcp", house.mcp), "jti": "p2", "iat": now, "ath": sha256(&own_key)}),
+    );
+    search.token("a proof that is good", &good_proof);
     let in_url = search.plant("a token in the URL");
     let argument = search.plant("an argument");
     let held_argument = search.plant("an argument that is held");
     let call = |tool: &str, text: &str| Request::call(tool, &json!({"text": text}).to_string());
     assert!(call("up__echo", &argument).send(house.mcp, Some(&token)).is_success());
+    assert!(call("up__echo", "a").send(house.mcp, Some(&theirs)).is_success(), "another issuer's token is alive");
+    let good = format!("DPoP {own_key}");
+    let proven = call("up__echo", "a").with("Authorization", &good).with("DPoP", &good_proof);
+    assert!(proven.send(house.mcp, None).is_success(), "a proof is alive");
+    search.answer("the answer to a proof that comes again", &proven.send(house.mcp, None));
     let unproven = call("up__echo", "a").with("DPoP", &proof);
     let mut requests = vec![
         ("a revoked token", call("up__echo", "a"), Some(revoked.clone())),
@@ -433,6 +482,15 @@ fn search_a_house_that_logs_in(log_format: &str) {
         let answer = request.send(house.mcp, token.as_deref());
         search.answer(format!("the answer to {what}"), &answer);
     }
+    assert!(call("leased__echo", "a").send(house.mcp, Some(&token)).is_success());
+    let shown = |recorder: &Recorder, secret: &str| format!("{:?}", recorder.seen()).contains(secret);
+    assert!(shown(&leased, LEASED) && !shown(&leased, &of_client) && shown(&upstream, &of_bearer), "leases are alive");
+    assert!(!shown(&upstream, LEASED) && !shown(&leased, &of_bearer), "each is shown its own");
+    until("a refused client is alive", SOON, || {
+        parrot.heard("/token").iter().any(|said| said.contains(&of_refresh)).then_some(())
+    });
+    let asked = parrot.heard("/introspect");
+    assert!(asked.iter().any(|said| said.contains("an-opaque-token")), "the opaque token's canary is alive: {asked:?}");
     assert!(parrot.heard("/mcp").iter().any(|said| said.contains(&of_header)), "the header's canary is alive");
 
     // a hold that is countersigned, and one that is denied
@@ -474,7 +532,7 @@ fn search_a_house_that_logs_in(log_format: &str) {
 
     // everything that can be looked at
     for path in PAGES {
-        let page = visitor.send(&visitor.request(&format!("GET {path}")));
+        let page = visitor.look(path);
         assert_ne!(page.status, 303, "{path} is for whoever is signed in");
         search.answer(format!("the page {path}"), &page);
     }
@@ -483,13 +541,13 @@ fn search_a_house_that_logs_in(log_format: &str) {
     }
     let entries = house.entries();
     for seq in 0..entries.len() {
-        let page = visitor.send(&visitor.request(&format!("GET /ledger/{seq}")));
+        let page = visitor.look(&format!("/ledger/{seq}"));
         assert_eq!(page.status, 200, "{page:?}");
         search.whole_call(format!("the page of entry {seq}"), &page);
     }
     let holds: Vec<_> = entries.iter().filter_map(|entry| entry.pointer("/entry/hold")?.as_str()).collect();
     for hold in holds {
-        let page = visitor.send(&visitor.request(&format!("GET /holds/{hold}")));
+        let page = visitor.look(&format!("/holds/{hold}"));
         search.whole_call(format!("the page of {hold}"), &page);
         let answer = Api::request("GET", &format!("/holds/{hold}"), None).send(house.console, Some(&session));
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -566,7 +624,7 @@ fn search_a_house_that_logs_in(log_format: &str) {
 }
 
 /// Seconds of the Unix epoch.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     countersign::clock::Clock::System.now().as_second()
 }
 

@@ -37,6 +37,7 @@ mod ledger_crash;
 mod mtls;
 #[cfg(target_os = "linux")]
 mod power;
+mod principals;
 mod recorder;
 mod registering;
 mod road;

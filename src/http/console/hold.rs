@@ -347,7 +347,7 @@ fn facts(seen: &Seen) -> Markup {
             dt { "Agent" } dd data-agent { (seen.text("/agent")) }
             @if let Some(user) = optional("/user") { dt { "Acts for" } dd data-user { (user) } }
             @if let Some(task) = optional("/task") { dt { "Task" } dd { (task) } }
-            (listed("Handed on by", "chain", seen.list("/chain"), true))
+            (listed("Handed on to", "chain", seen.list("/chain"), true))
             @if let Some(workload) = optional("/workload") { dt { "Workload" } dd.mono data-workload { (workload) } }
             (listed("Teams", "teams", seen.list("/teams"), false))
             (listed("Scopes", "scopes", seen.list("/scopes"), false))
@@ -678,8 +678,8 @@ mod tests {
     #[test]
     fn whose_hands_it_came_through_is_shown_in_order_and_is_never_markup() {
         let chain = ["root\u{202e}", "<b>root/helper</b>"].map(Value::from);
-        let out = listed("Handed on by", "chain", &chain, true).into_string();
-        let expected = "<dt>Handed on by</dt><dd class=\"tags\" data-facts=\"chain\"><span class=\"tag\">root&lt;U+202E&gt;</span> then \
+        let out = listed("Handed on to", "chain", &chain, true).into_string();
+        let expected = "<dt>Handed on to</dt><dd class=\"tags\" data-facts=\"chain\"><span class=\"tag\">root&lt;U+202E&gt;</span> then \
                         <span class=\"tag\">&lt;b&gt;root/helper&lt;/b&gt;</span></dd>";
         assert_eq!(out, expected);
         assert_eq!(listed("Scopes", "scopes", &[], false).into_string(), "");
