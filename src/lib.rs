@@ -159,6 +159,9 @@ pub mod workload;
 // Credentials in, principals out.
 pub mod identity;
 
+// The token endpoint: narrower tokens for tokens, and tokens for keys.
+pub mod authority;
+
 // The agents' door: MCP over HTTP and stdio.
 pub mod mcp;
 

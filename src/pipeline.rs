@@ -1,7 +1,9 @@
 //! The road of a call, top to bottom.
 
+mod task;
 mod waiting;
 
+pub use task::{Counted, Ended, Streams};
 pub use waiting::{Holding, ended_as, watch_holds};
 
 use std::{
@@ -17,6 +19,7 @@ use tokio::{runtime::RuntimeFlavor, sync::broadcast, task::JoinSet};
 
 use crate::{
     approver::Approvers,
+    authority::Authority,
     call::{Fault, Identified, Operation, Principal, Received, Refused},
     clock::Clock,
     contract::{Advertised, Catalog, Tool, UpstreamName, file::Contract},
@@ -36,6 +39,8 @@ pub struct Pipeline {
     pub clock: Clock,
     /// Who is calling.
     pub identity: Identity,
+    /// Who gets a token, and for what.
+    pub authority: Authority,
     /// What is offered now.
     pub catalog: ArcSwap<Catalog>,
     /// Who may do what now.
@@ -60,6 +65,8 @@ pub struct Pipeline {
     pub console: String,
     /// Who is told of holds, once the house runs.
     pub notifier: std::sync::OnceLock<crate::notify::Notifier>,
+    /// Streams that are open.
+    pub streams: Streams,
     /// The turn of calls that were countersigned and are about to be run.
     pub holding: Holding,
     /// Tells the doors that what is offered changed; whoever replaces the catalog or the grants sends on it.

@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     approver::Approvers,
+    authority::Authority,
     call::Fault,
     clock::{Clock, Timestamp},
     config::Config,
@@ -244,6 +245,8 @@ impl House {
             clock.clone(),
         )?
         .with_workloads(Arc::clone(&workloads));
+        let endpoint = config.endpoint();
+        let authority = Authority::open(&config.identity, &endpoint, &resolver, ledger.clone(), clock.clone())?;
         let approvers = Approvers::open(&config.data, ledger.clone(), clock.clone())?;
         let leases = {
             let signs = OwnKey::open(&config.data.join("token.key"), &config.agents_origin(), clock.clone())?;
@@ -268,6 +271,7 @@ impl House {
         let pipeline = Arc::new(Pipeline {
             clock,
             identity,
+            authority,
             catalog: ArcSwap::from_pointee(catalog),
             grants: ArcSwap::from_pointee(grants),
             sessions,
@@ -280,6 +284,7 @@ impl House {
             heavy: tokio::sync::Mutex::default(),
             console: config.console_url(),
             notifier: OnceLock::new(),
+            streams: crate::pipeline::Streams::default(),
             holding: crate::pipeline::Holding::default(),
             detached: Detached::default(),
         });

@@ -99,6 +99,9 @@ enum Command {
     /// Tokens, and who they say that an agent is
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    /// Tasks that agents work on
+    #[command(subcommand)]
+    Task(TaskCommand),
     /// Calls that wait for a person
     #[command(subcommand)]
     Hold(holds::HoldCommand),
@@ -272,6 +275,20 @@ enum AgentCommand {
         /// One token, by its id; all without
         #[arg(long, value_name = "ID")]
         token: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TaskCommand {
+    /// End a task for good: its tokens, its calls that wait for a person, its open streams
+    #[command(
+        after_help = "Example:\n  countersign task end release-42\n\nWhat is at a tool server already comes to its \
+                            end there. No token is ever good for the task again, whoever issued it."
+    )]
+    End {
+        /// The task
+        #[arg(value_parser = task_argument)]
+        task: String,
     },
 }
 
@@ -525,6 +542,19 @@ async fn dispatch(command: Command, place: &Place) -> Result<Exit, Failure> {
             done
         }
         Command::Identity(command) => identity::run(place, command).await,
+        Command::Task(TaskCommand::End { task }) => {
+            let answer = place.ask(Request::EndTask { task }).await?;
+            place.answer(&answer, |answer| {
+                let of = |name: &str, one: &str| match answer.get(name).and_then(serde_json::Value::as_u64) {
+                    Some(1) => format!("1 {one}"),
+                    many => format!("{} {one}s", many.unwrap_or(0)),
+                };
+                let (tokens, holds, streams) = (of("tokens", "token"), of("holds", "hold"), of("streams", "stream"));
+                let leases = of("leases", "lease");
+                format!("ended task {}, with {tokens}, {holds}, {streams} and {leases}", show::field(answer, "task"))
+            });
+            done
+        }
         Command::Hold(command) => holds::run(place, command).await,
         Command::Approver(command) => approvers::run(place, command).await,
         Command::Ledger(command) => ledger::run(place, command).await,
@@ -572,6 +602,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     } else {
         Err("the quickstart listens on this machine only: `127.0.0.1:…` or `[::1]:…`".to_owned())
     }
+}
+
+fn task_argument(text: &str) -> Result<String, String> {
+    let fits = (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| "a task is 1 to 256 bytes without control characters".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -26,6 +26,7 @@ use crate::{
     identity::TokenRequest,
     json::{Digest, Limits},
     ledger::{Entry, Filter},
+    pipeline::Ended,
     server::{House, OpenError, Registration},
 };
 
@@ -68,6 +69,11 @@ pub enum Request {
     },
     /// Who has called, and the tokens that are good.
     ListAgents,
+    /// Ends a task.
+    EndTask {
+        /// The task.
+        task: String,
+    },
     /// Writes contracts for tools that have none.
     RegisterTools {
         /// One upstream; all without.
@@ -338,6 +344,12 @@ pub async fn execute(house: &House, request: Request) -> Result<Value, Failure> 
             Ok(json!({"agent": agent, "token": token, "revoked": true}))
         }
         Request::ListAgents => agents::list(house).await,
+        Request::EndTask { task } => {
+            let ended = house.pipeline.end_task(&task).await?;
+            let Ended { tokens, holds, streams, leases } = ended;
+            let ended = json!({"task": task, "ended": true, "tokens": tokens, "holds": holds, "streams": streams, "leases": leases});
+            Ok(ended)
+        }
         Request::RegisterTools { upstream } => register(house, upstream).await,
         Request::ListTools => Ok(tools(house)),
         Request::ReviewTools { tool } => review(house, tool).await,

@@ -3,6 +3,7 @@
 //! [`load`] reads a file whole: every error in it comes back at once, with line, column and a hint. [`edit`]
 //! changes a file and keeps its comments and order; [`import`] reads the `mcpServers` of other clients.
 
+mod delegation;
 pub mod edit;
 pub mod import;
 mod issuer;
@@ -13,6 +14,7 @@ pub(crate) mod units;
 pub(crate) mod upstream_auth;
 mod workload;
 
+pub use delegation::{ClientConfig, DelegationConfig};
 pub use issuer::{ALGORITHMS, IntrospectionConfig, IssuerConfig};
 pub use network::Network;
 pub use provider::ProviderConfig;
@@ -182,12 +184,18 @@ pub struct IdentityConfig {
     pub spiffe: BTreeMap<String, SpiffeConfig>,
     /// `[identity.certificates.NAME]`
     pub certificates: BTreeMap<String, CertificatesConfig>,
+    /// `[identity.delegation]`
+    pub delegation: DelegationConfig,
+    /// `[identity.clients.NAME]`
+    pub clients: BTreeMap<String, ClientConfig>,
 }
 
 impl IdentityConfig {
     /// Nobody but this server issues tokens, for `max_ttl` at most.
     pub fn own(max_ttl: Duration) -> Self {
         Self {
+            delegation: DelegationConfig::default(),
+            clients: BTreeMap::new(),
             max_ttl,
             skew: Duration::from_secs(30),
             issuers: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! Reading `countersign.toml`: every error at once, each with its place and what to do.
 
+mod delegation;
 mod identity;
 mod provider;
 mod upstream_auth;
@@ -1014,6 +1015,16 @@ mod tests {
                 "one issuer twice",
                 "join",
             ),
+            ("[identity.delegation]\nmax_ttl = \"25h\"", 2, 1, "longer than `identity.max_ttl`", "no token"),
+            ("[identity.delegation]\nttl = \"2h\"", 2, 1, "longer than `max_ttl`", "asks for no other"),
+            ("[identity.delegation]\nenabled = 1", 2, 1, "neither `true` nor `false`", "quotes"),
+            ("[identity.delegation]\nmax = \"1h\"", 2, 1, "unknown key `identity.delegation.max`", "did you mean"),
+            ("[identity.clients.CI]\njwks = \"ci.json\"", 1, 19, "no name for a client", "lower-case"),
+            ("[identity.clients.ci]\n", 1, 19, "`identity.clients.ci.jwks` is missing", "public keys"),
+            ("[identity.clients.ci]\njwks = \"a\"\njwks_url = \"https://x/\"", 3, 1, "are both there", "meant"),
+            ("[identity.clients.ci]\njwks_url = \"http://x/\"", 2, 1, "is not https", "this machine"),
+            ("[identity.clients.ci]\njwks = \"a\"\nagent = \"a b\"", 3, 1, "is no agent's name", "letters"),
+            ("[identity.clients.ci]\njwks = \"a\"\nscopes = [\"a b\"]", 3, 1, "which is no scope", "correct it"),
             ("[identity]\nclock_skew = \"1h\"", 2, 1, "up to 300 seconds", "30s"),
             ("[console.providers.Corp]\n", 1, 20, "no name for a provider", "lower-case"),
             (

@@ -93,6 +93,8 @@ pub enum Drift {
     PolicyChanged,
     /// The agent's credential was revoked.
     PrincipalRevoked,
+    /// The agent's task was ended, or the last of its tokens has.
+    TaskEnded,
     /// An approver whose countersignature it needed is one no more.
     ApproverRemoved,
     /// The grants, asked again, refuse the call or demand more.
@@ -105,10 +107,11 @@ pub enum Drift {
 
 impl Drift {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ContractChanged,
         Self::PolicyChanged,
         Self::PrincipalRevoked,
+        Self::TaskEnded,
         Self::ApproverRemoved,
         Self::NotPermitted,
         Self::PayloadMissing,
@@ -121,6 +124,7 @@ impl Drift {
             Self::ContractChanged => "void_contract_changed",
             Self::PolicyChanged => "void_policy_changed",
             Self::PrincipalRevoked => "void_principal_revoked",
+            Self::TaskEnded => "void_task_ended",
             Self::ApproverRemoved => "void_approver_removed",
             Self::NotPermitted => "void_not_permitted",
             Self::PayloadMissing => "void_payload_missing",

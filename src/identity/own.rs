@@ -176,6 +176,17 @@ impl Claims {
 }
 
 impl Identity {
+    /// Judges the token of a sub-agent that something is handed to: who it is, and what its own token is bound to. That is not
+    /// asked for, since what it gets is bound to the same, and good for nobody else.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    pub async fn actor(&self, token: &str) -> Result<(Arc<Principal>, Option<Bound>), Unauthenticated> {
+        let Known { principal, bound } = self.known(token).await?;
+        self.current(&principal)?;
+        Ok((principal, bound))
+    }
+
     /// Makes a token, and records it. What it may say is for whoever asks for it.
     ///
     /// # Errors

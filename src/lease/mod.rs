@@ -254,10 +254,10 @@ impl Leases {
         LeasesOf { leases: self.clone(), upstream: upstream.clone() }
     }
 
-    /// Drops every lease of a task, those that are being fetched too.
-    pub fn end_task(&self, task: &str) {
+    /// Drops every lease of a task, those that are being fetched too; gives how many could be used.
+    pub fn end_task(&self, task: &str) -> usize {
         let of_it = |key: &Key| key.behalf.as_ref().is_some_and(|behalf| behalf.task.as_deref() == Some(task));
-        self.inner.end(of_it);
+        self.inner.end(of_it)
     }
 
     /// Waits for the fetches under way to end: what a server has replaced meanwhile is kept then.
@@ -406,7 +406,7 @@ impl Inner {
     }
 
     /// Drops those that are meant.
-    fn end(&self, meant: impl Fn(&Key) -> bool) {
+    fn end(&self, meant: impl Fn(&Key) -> bool) -> usize {
         let mut ended = Vec::new();
         self.slots().retain(|key, slot| {
             let keep = !meant(key);
@@ -416,6 +416,7 @@ impl Inner {
             keep
         });
         ended.iter().for_each(|lease| self.put_aside(lease));
+        ended.len()
     }
 
     async fn lease(self: &Arc<Self>, key: Key, within: Duration) -> Result<Arc<Lease>, NoLease> {

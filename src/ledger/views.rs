@@ -232,24 +232,25 @@ impl Views {
     /// Revokes what comes from a credential that is revoked, children of children too: whoever judges one of them looks
     /// at it alone.
     fn revoke_children(&mut self) {
-        let mut ended: HashSet<Arc<str>> =
-            self.tokens.iter().filter(|(_, token)| token.revoked).map(|(id, _)| Arc::clone(id)).collect();
-        loop {
-            let comes_from = |from: &Option<String>| from.as_deref().is_some_and(|id| ended.contains(id));
-            let next: Vec<Arc<str>> = self
-                .tokens
-                .iter()
-                .filter(|(_, token)| !token.revoked && (comes_from(&token.parent) || comes_from(&token.actor)))
-                .map(|(id, _)| Arc::clone(id))
-                .collect();
-            if next.is_empty() {
-                return;
+        let mut children: HashMap<&str, Vec<&Arc<str>>> = HashMap::new();
+        for (id, token) in &self.tokens {
+            for from in [&token.parent, &token.actor].into_iter().flatten() {
+                children.entry(from).or_default().push(id);
             }
-            for id in next {
-                if let Some(token) = self.tokens.get_mut(&id) {
-                    Arc::make_mut(token).revoked = true;
+        }
+        let mut ended: Vec<&Arc<str>> =
+            self.tokens.iter().filter(|(_, token)| token.revoked).map(|(id, _)| id).collect();
+        let mut more: HashSet<Arc<str>> = HashSet::new();
+        while let Some(id) = ended.pop() {
+            for child in children.get(&**id).into_iter().flatten() {
+                if self.tokens.get(*child).is_some_and(|token| !token.revoked) && more.insert(Arc::clone(child)) {
+                    ended.push(child);
                 }
-                ended.insert(id);
+            }
+        }
+        for id in more {
+            if let Some(token) = self.tokens.get_mut(&id) {
+                Arc::make_mut(token).revoked = true;
             }
         }
     }

@@ -12,6 +12,7 @@ use super::{
     session::principal,
 };
 use crate::{
+    authority,
     call::{CallId, Fault, FromClient, HoldNotice, Identified, Link, Notice, Operation, Principal, Received, Refused},
     clock::{Clock, Timestamp},
     contract::{Tool, UpstreamName},
@@ -254,6 +255,22 @@ impl Road for Arc<Fake> {
 
     async fn again(&self, _who: &Arc<Principal>, token: &str) -> Result<Identified, Unauthenticated> {
         self.judge(Some(token))
+    }
+
+    fn stream_opened(&self, _who: &Principal) -> Option<Following> {
+        None
+    }
+
+    fn authority(&self) -> Option<String> {
+        None
+    }
+
+    fn keys(&self) -> String {
+        r#"{"keys":[]}"#.to_owned()
+    }
+
+    async fn grant(&self, _asked: &authority::Asked<'_>) -> Result<Object, authority::Refused> {
+        Err(authority::Refused::GrantType)
     }
 
     fn audience(&self) -> String {

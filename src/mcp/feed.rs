@@ -75,6 +75,7 @@ pub(super) struct Feed<R> {
     over: bool,
     ticket: Option<Ticket>,
     _places: Vec<StreamPlace>,
+    _counted: Option<Following>,
 }
 
 impl<R> std::fmt::Debug for Feed<R> {
@@ -97,6 +98,7 @@ impl<R: Road> Feed<R> {
         let (house, upstreams) = (desk.road.house_changes(), desk.road.upstream_changes());
         let holds = desk.road.hold_changes();
         let (stop, offered) = (desk.stop.clone(), offered(&desk.road, peer.who.principal()));
+        let counted = desk.road.stream_opened(peer.who.principal());
         let mut feed = Self {
             desk,
             peer,
@@ -114,6 +116,7 @@ impl<R: Road> Feed<R> {
             over: false,
             ticket,
             _places: places,
+            _counted: counted,
         };
         if feed.id.is_some() {
             let mut honoured = Object::new();

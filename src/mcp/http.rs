@@ -29,6 +29,7 @@ use super::{
     headers::{self, Allowed},
     linger::Lingering,
     message::{self, Message, Misread, RequestId},
+    oauth::{self, Place},
     problem::Problem,
     render,
     road::Road,
@@ -255,13 +256,17 @@ impl<R: Road> House<R> {
         }
         let path = head.uri.path();
         let metadata = path == METADATA || path.strip_prefix(METADATA) == Some(ENDPOINT);
-        let known = if path == ENDPOINT || metadata { Ok(()) } else { Err(Problem::NotFound) };
+        let oauth = Place::of(path);
+        let known = if path == ENDPOINT || metadata || oauth.is_some() { Ok(()) } else { Err(Problem::NotFound) };
         let checked = known
             .and_then(|()| self.allowed.host(&head.uri, &head.headers))
             .and_then(|()| self.allowed.origin(&head.headers));
         if let Err(problem) = checked {
             self.desk.road.turned_away(problem.code());
             return refusal(&problem.into());
+        }
+        if let Some(place) = oauth {
+            return self.oauth(place, head, body).await;
         }
         match &head.method {
             &Method::GET if metadata => return json_answer(StatusCode::OK, self.desk.road.metadata().into()),
@@ -299,6 +304,37 @@ impl<R: Road> House<R> {
                 refusal(&stopped)
             }
         }
+    }
+
+    /// The token endpoint, and what is published beside it.
+    async fn oauth(&self, place: Place, head: &Parts, body: &mut Option<Incoming>) -> Out {
+        let road = &self.desk.road;
+        if head.method != place.method() {
+            return not_allowed(if place == Place::Token { "POST" } else { "GET" });
+        }
+        if place != Place::Token {
+            return match oauth::published(road, place) {
+                Some(text) => json_answer(StatusCode::OK, text.into()),
+                None => refusal(&Problem::NotFound.into()),
+            };
+        }
+        // as if it were not there, where nobody gets a token
+        if road.authority().is_none() {
+            return refusal(&Problem::NotFound.into());
+        }
+        let body = match self.body_up_to(body, oauth::BODY).await {
+            Ok(body) => body,
+            Err(problem) => {
+                road.turned_away(problem.code());
+                return refusal(&problem.into());
+            }
+        };
+        let certificate = head.extensions.get::<Arc<ClientCertificate>>().map(Arc::as_ref);
+        let said = oauth::token(road, head, &body, certificate).await;
+        let mut answer = json_answer(said.status, said.body);
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        challenge::put(&mut answer, said.challenge);
+        answer
     }
 
     fn unauthenticated(&self, why: &Unauthenticated) -> Out {
@@ -369,7 +405,10 @@ impl<R: Road> House<R> {
 
     /// Reads the body, without a copy when it arrives in one piece.
     async fn body(&self, body: &mut Option<Incoming>) -> Result<Bytes, Problem> {
-        let most = self.settings.max_body;
+        self.body_up_to(body, self.settings.max_body).await
+    }
+
+    async fn body_up_to(&self, body: &mut Option<Incoming>, most: usize) -> Result<Bytes, Problem> {
         let declared = body.as_ref().map_or(0, |body| body.size_hint().lower());
         if declared > most as u64 {
             return Err(Problem::TooLarge);

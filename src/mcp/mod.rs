@@ -24,6 +24,7 @@ mod linger;
 mod listing;
 mod meeting;
 pub mod message;
+mod oauth;
 pub mod problem;
 mod render;
 mod road;

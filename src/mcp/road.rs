@@ -5,13 +5,14 @@ use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc};
 use tokio::sync::broadcast;
 
 use crate::{
+    authority,
     call::{CallId, Fault, HoldNotice, Identified, Operation, Principal, Received},
     clock::Timestamp,
     contract::{Tool, UpstreamName},
     grant::Visibility,
     hold::{HoldId, Phase, Record},
     identity::{Presented, Unauthenticated},
-    json::Value,
+    json::{Object, Value},
     ledger::{Event, HoldChange, NotChanged, Reply},
     pipeline::{HouseChange, Pipeline},
     upstream::{Change, Listing},
@@ -92,6 +93,18 @@ pub trait Road: Send + Sync + 'static {
     /// Scopes without which nobody is let in.
     fn needed_scopes(&self) -> Vec<String>;
 
+    /// Authorization server metadata, RFC 8414; none where nobody gets a token.
+    fn authority(&self) -> Option<String>;
+
+    /// The public key of our tokens, a JWK set.
+    fn keys(&self) -> String;
+
+    /// Gives a token to whoever may have it; a refusal of a known caller is recorded, of another counted.
+    ///
+    /// # Errors
+    /// Why not.
+    fn grant(&self, asked: &authority::Asked<'_>) -> impl Future<Output = Result<Object, authority::Refused>> + Send;
+
     /// Takes a call along the road.
     fn handle(&self, received: Received, who: Identified) -> Going;
 
@@ -166,6 +179,9 @@ pub trait Road: Send + Sync + 'static {
     /// Changes that upstreams tell of, from now on.
     fn upstream_changes(&self) -> broadcast::Receiver<(UpstreamName, Change)>;
 
+    /// Counts a stream of that principal's while what this gives lives.
+    fn stream_opened(&self, who: &Principal) -> Option<Following>;
+
     /// Changes of what is offered, from now on.
     fn house_changes(&self) -> broadcast::Receiver<HouseChange>;
 }
@@ -197,6 +213,18 @@ impl Road for Arc<Pipeline> {
 
     fn needed_scopes(&self) -> Vec<String> {
         self.identity.needed_scopes()
+    }
+
+    fn authority(&self) -> Option<String> {
+        self.authority.metadata()
+    }
+
+    fn keys(&self) -> String {
+        self.identity.keys()
+    }
+
+    async fn grant(&self, asked: &authority::Asked<'_>) -> Result<Object, authority::Refused> {
+        self.give_token(asked).await
     }
 
     fn handle(&self, received: Received, who: Identified) -> Going {
@@ -302,17 +330,43 @@ impl Road for Arc<Pipeline> {
         self.upstreams.changes()
     }
 
+    fn stream_opened(&self, who: &Principal) -> Option<Following> {
+        who.task.as_deref().map(|task| Following::new(self.streams.opened(task)))
+    }
+
     fn house_changes(&self) -> broadcast::Receiver<HouseChange> {
         self.changed.subscribe()
     }
 }
 
+/// What a refused token request is called where methods are.
+const TOKEN_REQUEST: &str = "oauth/token";
+
 impl Pipeline {
+    /// Gives a token to whoever may have it, and records why somebody who is known may not.
+    async fn give_token(&self, asked: &authority::Asked<'_>) -> Result<Object, authority::Refused> {
+        let authority::Stopped { refused, who } = match self.authority.grant(&self.identity, asked).await {
+            Ok(granted) => return Ok(granted.body),
+            Err(stopped) => stopped,
+        };
+        if let authority::Refused::Unavailable(fault) = &refused {
+            tracing::error!(%fault, "a token could not be given");
+        }
+        match who {
+            Some(who) => self.note_refusal(&who, refused.code(), Some(TOKEN_REQUEST)).await,
+            None => self.metrics.unauthenticated(refused.code()),
+        }
+        Err(refused)
+    }
+
     /// Records that a message of a known caller was refused before it was a call: `call.refused` with the
     /// reason. The message stays refused when that cannot be written.
     pub async fn refuse_message(&self, who: &Identified, reason: &'static str, method: Option<&str>) {
+        self.note_refusal(who.principal(), reason, method).await;
+    }
+
+    async fn note_refusal(&self, principal: &Principal, reason: &'static str, method: Option<&str>) {
         self.metrics.refused(reason);
-        let principal = who.principal();
         let event = Event::MessageRefused {
             agent: principal.agent.clone(),
             credential: principal.credential.clone(),

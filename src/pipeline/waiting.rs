@@ -184,6 +184,7 @@ impl Pipeline {
         let who = match self.identity.again(call.principal()) {
             Ok(who) => who,
             Err(Unauthenticated::Revoked) => return self.void(hold, Drift::PrincipalRevoked).await,
+            Err(Unauthenticated::TaskEnded) => return self.void(hold, Drift::TaskEnded).await,
             Err(_) => return Attempt::Refused(Refused::CredentialEnded),
         };
         if let Some(drift) = self.drift(hold) {
@@ -244,6 +245,9 @@ impl Pipeline {
         }
         if self.identity.is_revoked(hold) {
             return Some(Drift::PrincipalRevoked);
+        }
+        if self.identity.task_is_over(hold) {
+            return Some(Drift::TaskEnded);
         }
         (!hold.kept).then_some(Drift::PayloadMissing)
     }
@@ -343,6 +347,7 @@ impl Pipeline {
         let who = match who.map_or_else(|| self.identity.recall(hold), Ok) {
             Ok(who) => who,
             Err(Unauthenticated::Revoked) => return Err(Drift::PrincipalRevoked),
+            Err(Unauthenticated::TaskEnded) => return Err(Drift::TaskEnded),
             Err(_) => return Ok(None),
         };
         let kept = match self.ledger.held_arguments(hold) {

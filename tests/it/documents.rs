@@ -166,6 +166,7 @@ fn every_reason_code_is_documented_and_no_other() {
     same("Refused at the door", words_of("src/mcp/problem.rs", "fn code("));
     let unauthenticated = ["src/identity/refused.rs", "src/dpop.rs"].iter().flat_map(|path| words_of(path, "fn code("));
     same("Unauthenticated", unauthenticated.collect());
+    same("Refused at the token endpoint", words_of("src/authority/refused.rs", "fn code("));
     same("Why a tool is not offered", words_of("src/contract/catalog.rs", "pub fn told("));
     same("What became of a policy", words_of("src/grant/explain.rs", "fn code("));
     let outcomes = words_of("src/ledger/entry.rs", "fn word(");
@@ -260,6 +261,12 @@ fn known_keys() -> BTreeSet<String> {
                 let authority = format!("[identity.certificates.a]\nca = \"c\"\nname = \"dns\"\n{odd} = 1");
                 keys.extend(known(&authority).iter().map(|key| format!("identity.certificates.NAME.{key}")));
             }
+            if section == "identity" {
+                let delegation = known(&format!("[identity.delegation]\n{odd} = 1"));
+                keys.extend(delegation.iter().map(|key| format!("identity.delegation.{key}")));
+                let client = known(&format!("[identity.clients.a]\njwks = \"a.json\"\n{odd} = 1"));
+                keys.extend(client.iter().map(|key| format!("identity.clients.NAME.{key}")));
+            }
             keys.extend(known(&format!("[{section}]\n{odd} = 1")).iter().map(|key| format!("{section}.{key}")));
         }
     }
@@ -272,6 +279,8 @@ fn known_keys() -> BTreeSet<String> {
         "identity.issuers.NAME.introspection",
         "identity.spiffe",
         "identity.certificates",
+        "identity.delegation",
+        "identity.clients",
     ];
     keys.retain(|key| !key.ends_with(".tls") && !tables.contains(&key.as_str()));
     keys

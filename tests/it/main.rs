@@ -13,6 +13,7 @@ mod api;
 mod approving;
 #[expect(dead_code, reason = "the unit tests, which share it, say more with it")]
 mod authenticator;
+mod authority;
 mod bad_input;
 mod canaries;
 mod cli_commands;

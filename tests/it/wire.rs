@@ -206,6 +206,18 @@ impl Events {
         }
     }
 
+    /// Whether the stream ends by itself, rather than with [`PATIENCE`].
+    pub(crate) fn ends(&mut self) -> bool {
+        let mut chunk = [0; 4_096];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// What came so far; `None` before the head.
     fn messages(&self) -> Option<Vec<Value>> {
         let head_end = self.seen.windows(4).position(|four| four == b"\r\n\r\n")?;

@@ -20,8 +20,10 @@ impl Section<'_> {
         let issuers = self.issuers(folder, max_ttl);
         let spiffe = self.spiffe(folder);
         let certificates = self.certificates(folder, tls);
+        let delegation = self.delegation(max_ttl);
+        let clients = self.clients(folder);
         self.finish();
-        IdentityConfig { max_ttl, skew, issuers, spiffe, certificates }
+        IdentityConfig { max_ttl, skew, issuers, spiffe, certificates, delegation, clients }
     }
 
     /// `[identity.issuers.NAME]`, by name.

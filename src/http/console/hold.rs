@@ -304,6 +304,7 @@ fn why_void(code: &str) -> &'static str {
         Some(Drift::ContractChanged) => "the tool is not what it was",
         Some(Drift::PolicyChanged) => "the grants are others",
         Some(Drift::PrincipalRevoked) => "the agent's credential was revoked",
+        Some(Drift::TaskEnded) => "the agent's task has ended",
         Some(Drift::ApproverRemoved) => "somebody who countersigned it is no approver for it any more",
         Some(Drift::NotPermitted) => "the grants, asked again, do not permit it",
         Some(Drift::PayloadMissing) => "its arguments are not kept any more",
