@@ -42,9 +42,12 @@ impl Challenge {
         (status, challenge, Value::Object(body).to_bytes())
     }
 
-    /// `WWW-Authenticate` of a step up: the token is good, and does not do for this.
+    /// `WWW-Authenticate` of a step up: the token is good, and does not do for this. Older clients ask for what is named
+    /// here and for nothing else, so that what lets them in is named too.
     pub(super) fn insufficient(&self, scopes: &[String]) -> String {
-        self.bearer(Some("insufficient_scope"), scopes)
+        let more = scopes.iter().filter(|scope| !self.scopes.contains(scope));
+        let all: Vec<String> = self.scopes.iter().chain(more).cloned().collect();
+        self.bearer(Some("insufficient_scope"), &all)
     }
 
     fn bearer(&self, error: Option<&str>, scopes: &[String]) -> String {

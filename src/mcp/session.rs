@@ -10,7 +10,7 @@ use super::problem::VERSIONS;
 use crate::{
     call::{Fault, Principal},
     clock::{self, Timestamp},
-    json::{self, Limits, Object, Value},
+    json::{self, Digest, Limits, Object, Value},
     seal::{Purpose, Seal},
 };
 
@@ -29,8 +29,7 @@ pub(super) struct Session {
     pub(super) version: String,
     /// What the client can do, as far as it concerns us.
     pub(super) capabilities: Object,
-    agent: String,
-    credential: String,
+    whose: String,
     issued: i64,
 }
 
@@ -53,8 +52,7 @@ impl Session {
             nonce: nonce.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
             version: version.copied().unwrap_or_default().to_owned(),
             capabilities: carried(capabilities),
-            agent: principal.agent.clone(),
-            credential: principal.credential.clone(),
+            whose: whose(principal),
             issued: now.as_second(),
         })
     }
@@ -73,8 +71,7 @@ impl Session {
             .with("n", &*self.nonce)
             .with("v", self.version.as_str())
             .with("c", self.capabilities.clone())
-            .with("a", self.agent.as_str())
-            .with("k", self.credential.as_str())
+            .with("w", self.whose.as_str())
             .with("t", self.issued);
         seal.seal(Purpose::Session, &Value::Object(content).to_bytes())
     }
@@ -87,15 +84,28 @@ impl Session {
             nonce: text("n")?.into(),
             version: text("v")?,
             capabilities: content.get("c")?.as_object()?.clone(),
-            agent: text("a")?,
-            credential: text("k")?,
+            whose: text("w")?,
             issued: content.get("t")?.as_number()?.as_i64()?,
         };
         let age = now.as_second().checked_sub(session.issued)?;
         let fresh = (-60..LIFE.as_secs().cast_signed()).contains(&age);
-        let own = session.agent == principal.agent && session.credential == principal.credential;
-        (fresh && own).then_some(session)
+        (fresh && session.whose == whose(principal)).then_some(session)
     }
+}
+
+/// Whose session it is: an agent's, for a user and a task, and of nobody to whom it handed something on. Not one token's:
+/// clients get themselves another in the middle, one that was refreshed or that has more scopes, and go on.
+fn whose(principal: &Principal) -> String {
+    let optional = |text: &Option<String>| text.as_deref().map_or(Value::Null, Value::from);
+    let whole = vec![
+        Value::from(principal.agent.as_str()),
+        Value::from(principal.issuer.as_str()),
+        optional(&principal.user),
+        optional(&principal.task),
+        optional(&principal.workload),
+        Value::Array(principal.chain.iter().map(|agent| Value::from(agent.as_str())).collect()),
+    ];
+    Digest::of(&Value::Array(whole).to_bytes()).to_string()
 }
 
 /// The part of a client's capabilities that upstreams can be told of: what else it can do is between the two of us.
@@ -189,7 +199,16 @@ mod tests {
         assert_eq!(Session::open(&seal, &id, &bot, at(2_000)), Some(session.clone()));
         assert_eq!(session.capabilities, Object::new().with("roots", Object::new()));
         assert_eq!(Session::open(&seal, &id, &principal("other", "c1"), at(2_000)), None);
-        assert_eq!(Session::open(&seal, &id, &principal("bot", "c2"), at(2_000)), None);
+        let (mut user, mut task, mut chain) = (bot.clone(), bot.clone(), bot.clone());
+        user.user = Some("maria".to_owned());
+        task.task = Some("invoices".to_owned());
+        chain.chain = vec!["sub".to_owned()];
+        for other in [user, task, chain, Principal { issuer: "https://other.example".to_owned(), ..bot.clone() }] {
+            assert_eq!(Session::open(&seal, &id, &other, at(2_000)), None);
+        }
+        // the same with another token, which may have more scopes
+        let refreshed = Principal { scopes: vec!["pay".to_owned()], ..principal("bot", "c2") };
+        assert_eq!(Session::open(&seal, &id, &refreshed, at(2_000)), Some(session.clone()));
         assert_eq!(Session::open(&seal, &id, &bot, at(1_000 + 7 * 86_400)), None, "it is over");
         assert_eq!(Session::open(&seal, &id, &bot, at(0)), None, "it is from the future");
         assert_eq!(Session::open(&seal, &format!("{id}A"), &bot, at(2_000)), None);
