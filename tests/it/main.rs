@@ -40,6 +40,7 @@ mod mtls;
 mod power;
 mod principals;
 mod recorder;
+mod refusals;
 mod registering;
 mod road;
 mod second_door;
