@@ -131,9 +131,13 @@ single_sign_on() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/cl
 
 upstream_auth() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/upstream-auth.mjs; }
 
+own_oauth() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/clients/oauth.mjs; }
+
 approvers_api() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" tests/.peers/py-api/bin/python tests/clients/api.py; }
 
 conformance() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/run.mjs; }
+
+authorization() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/authorization.mjs; }
 
 tasks() { COUNTERSIGN_BIN="$PWD/target/debug/countersign" node tests/conformance/tasks.mjs; }
 
@@ -171,12 +175,14 @@ if wants clients; then
   step "approvers' API, by its description" approvers_api
   step "single sign-on, with a real provider" single_sign_on
   step "credentials for tool servers, from a real authorization server" upstream_auth
+  step "real clients, with OAuth flows of their own" own_oauth
 fi
 
 if wants conformance; then
   step "cargo build, for conformance" cargo build --locked --bins
   step "conformance suite" conformance
   step "conformance suite, tasks of held calls" tasks
+  step "conformance suite, authorization" authorization
 fi
 
 if wants browser; then

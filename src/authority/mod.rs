@@ -156,6 +156,8 @@ impl Authority {
         let metadata = Object::new()
             .with("issuer", self.issuer.as_str())
             .with("token_endpoint", self.endpoint.as_str())
+            // nobody signs in here and nothing lies there, but the official clients read no metadata without one
+            .with("authorization_endpoint", format!("{}/oauth/authorize", self.issuer))
             .with("jwks_uri", format!("{}{KEYS}", self.issuer))
             .with("response_types_supported", texts(&[]))
             .with("grant_types_supported", texts(&grants))
@@ -237,7 +239,9 @@ impl Authority {
     async fn client(&self, identity: &Identity, asked: &Asked<'_>) -> Result<Granted, Stopped> {
         let form = asked.form;
         let now = self.clock.now();
-        let (name, client) = self.clients.shown(form, &[&self.endpoint, &self.issuer], now).await?;
+        // some clients write an issuer that is an origin with a slash at its end
+        let slashed = format!("{}/", self.issuer);
+        let (name, client) = self.clients.shown(form, &[&self.endpoint, &self.issuer, &slashed], now).await?;
         let root = client.principal(now, self.delegation.max_ttl)?;
         let who = Arc::new(Principal { credential: format!("client:{name}"), ..root.clone() });
         let stopped = |refused| Stopped { refused, who: Some(Arc::clone(&who)) };

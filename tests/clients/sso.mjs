@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 
 import { open, until } from '../browser/house.mjs';
 import { startProvider } from '../browser/provider.mjs';
+import { Browser, through } from './person.mjs';
 
 let [passed, failed] = [0, 0];
 async function check(name, body) {
@@ -18,56 +19,9 @@ async function check(name, body) {
   }
 }
 
-/** A browser without a screen: cookies by host, which a page of another site does not have sent if they are `Strict`. */
-class Browser {
-  jars = new Map();
-
-  async ask(url, { form, from, headers = {} } = {}) {
-    const to = new URL(url);
-    const jar = this.jars.get(to.host) ?? new Map();
-    const strict = !from || new URL(from).host === to.host;
-    const cookies = [...jar.values()].filter(cookie => strict || !/samesite=strict/i.test(cookie.line));
-    const answer = await fetch(to, {
-      redirect: 'manual',
-      method: form ? 'POST' : 'GET',
-      headers: {
-        ...(cookies.length && { cookie: cookies.map(cookie => cookie.pair).join('; ') }),
-        ...(form && { 'content-type': 'application/x-www-form-urlencoded', origin: to.origin }),
-        ...headers,
-      },
-      body: form && new URLSearchParams(form).toString(),
-    });
-    for (const line of answer.headers.getSetCookie()) {
-      const pair = line.split(';')[0];
-      const name = pair.split('=')[0];
-      if (/max-age=0|expires=thu, 01 jan 1970/i.test(line)) jar.delete(name);
-      else jar.set(name, { pair, line });
-    }
-    this.jars.set(to.host, jar);
-    const next = answer.headers.get('location');
-    return { status: answer.status, headers: answer.headers, url: to.href, text: await answer.text(), next: next && new URL(next, to).href };
-  }
-}
-
 const meta = page => page.text.match(/http-equiv="refresh" content="0; url=([^"]*)"/)?.[1].replaceAll('&amp;', '&');
 const problem = page => page.text.match(/data-problem="([^"]*)"/)?.[1];
 const field = (page, name) => page.text.match(new RegExp(`name="${name}" value="([^"]*)"`))?.[1];
-
-/** Goes through the provider's own pages as that person, to where it leads back. */
-async function through(browser, url, who, from) {
-  let page = await browser.ask(url, { from });
-  for (let step = 0; step < 12; step += 1) {
-    if (page.next?.includes('/callback?')) return page.next;
-    if (page.next) page = await browser.ask(page.next);
-    else {
-      assert.equal(page.status, 200, page.text);
-      const action = new URL(page.text.match(/<form[^>]*action="([^"]*)"/)[1], page.url).href;
-      const prompt = page.text.match(/name="prompt" value="([^"]*)"/)?.[1];
-      page = await browser.ask(action, { form: { prompt, login: who, password: 'whatever' } });
-    }
-  }
-  throw new Error(`the provider does not lead back: ${page.url} ${page.status}`);
-}
 
 /** Signs in, and gives the page that is then gone on to. */
 async function signIn(house, browser, who, next = '/waiting') {
