@@ -108,6 +108,11 @@ impl<'t> Jws<'t> {
         self.algorithm
     }
 
+    /// SHA-256 of what is signed: the same for every spelling of the signature, of which some algorithms have several.
+    pub fn signed_digest(&self) -> Digest {
+        Digest::of(self.signed.as_bytes())
+    }
+
     /// A claim of which nothing is believed yet: good for finding out whom to ask, and for nothing else.
     pub fn said(&self, name: &str) -> Option<&Value> {
         self.claims.get(name)

@@ -4,7 +4,7 @@ mod task;
 mod waiting;
 
 pub use task::{Counted, Ended, Streams};
-pub use waiting::{Holding, ended_as, watch_holds};
+pub use waiting::{Holding, ended_as, looks_after, watch_holds};
 
 use std::{
     future::Future,

@@ -18,6 +18,7 @@ pub use delegation::{ClientConfig, DelegationConfig};
 pub use issuer::{ALGORITHMS, IntrospectionConfig, IssuerConfig};
 pub use network::Network;
 pub use provider::ProviderConfig;
+pub(crate) use read::is_scope;
 pub(crate) use read::parse_address;
 pub use read::{Environment, load, parse};
 pub use upstream_auth::{ClientAuth, Flow, OAuth, OAuthServer, Secret, UpstreamAuth};

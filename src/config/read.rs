@@ -2,6 +2,7 @@
 
 mod delegation;
 mod identity;
+pub(crate) use identity::is_scope;
 mod provider;
 mod upstream_auth;
 mod workload;
@@ -1031,6 +1032,15 @@ mod tests {
             ("[identity.clients.ci]\njwks_url = \"http://x/\"", 2, 1, "is not https", "this machine"),
             ("[identity.clients.ci]\njwks = \"a\"\nagent = \"a b\"", 3, 1, "is no agent's name", "letters"),
             ("[identity.clients.ci]\njwks = \"a\"\nscopes = [\"a b\"]", 3, 1, "which is no scope", "correct it"),
+            (
+                "[identity.issuers.ci]\nissuer = \"https://x\"\n[identity.issuers.b]\nissuer = \"https://y\"\nprefix = \"ci/x\"",
+                0,
+                0,
+                "could name the same agents",
+                "does not begin with another's",
+            ),
+            ("[identity.issuers.spiffe]\nissuer = \"https://x\"", 0, 0, "no name for an issuer", "otherwise"),
+            ("[identity.issuers.a]\nissuer = \"https://x\"\nprefix = \"Spiffe:\"", 3, 1, "is none", "corp/"),
             ("[identity]\nclock_skew = \"1h\"", 2, 1, "up to 300 seconds", "30s"),
             ("[console.providers.Corp]\n", 1, 20, "no name for a provider", "lower-case"),
             (

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Approver, Assurance, Binding, COLLECTED, Credential, Demand, Hold, HoldId, Means, OPEN, OPEN_EACH, Roster, SignIn,
-    SignedIn, roster::PASSKEYS_EACH,
+    Approver, Assurance, Binding, Bound, COLLECTED, Credential, Demand, Hold, HoldId, Means, OPEN, OPEN_EACH, Roster,
+    SignIn, SignedIn, roster::PASSKEYS_EACH,
 };
 use crate::{clock::Timestamp, json::Digest};
 
@@ -792,6 +792,21 @@ impl Book {
         };
         // one whose time is over but not written as expired yet is in nobody's way
         meets.then_some(record)
+    }
+
+    /// A denied hold of the same act, until it would have expired, whatever else the credential says: a "no" is not asked
+    /// away by a narrower credential or another hand.
+    pub fn denied(&self, act: &Bound<'_>, now: Timestamp) -> Option<&Record> {
+        let now = self.now(now);
+        self.holds.values().find(|record| {
+            let hold = &record.hold;
+            matches!(record.phase, Phase::Denied { .. })
+                && now < hold.approve_by
+                && (hold.issuer.as_str(), hold.agent.as_str()) == (act.issuer, act.agent)
+                && (hold.user.as_deref(), hold.task.as_deref()) == (act.user, act.task)
+                && (hold.method.as_str(), hold.tool.as_str()) == (act.method, act.tool)
+                && hold.arguments == act.arguments
+        })
     }
 
     /// The hold of that id.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     call::{Assurance, Principal},
     clock::Timestamp,
-    config::IssuerConfig,
+    config::{IssuerConfig, is_scope},
     json::{Digest, Value},
     jws::seconds,
     oidc::claim,
@@ -87,7 +87,8 @@ pub(super) fn judge(told: &Told, claims: &Value, token: &Digest, rules: &Rules<'
     };
     let agent = match &config.agent_claim {
         Some(name) => text(claims, name)?,
-        None => client.map_or_else(|| text(claims, "sub"), |client| Ok(Some(client)))?,
+        // never by the subject: a person may be called like a client (RFC 9068, section 5)
+        None => client,
     };
     let agent = agent.ok_or(Unauthenticated::Claims)?;
     // a client that acts for nobody is its own subject (RFC 9068, section 2.2)
@@ -97,6 +98,9 @@ pub(super) fn judge(told: &Told, claims: &Value, token: &Digest, rules: &Rules<'
     };
     let named = |name: &str| {
         let name = format!("{}{name}", config.prefix);
+        if is_of_a_trust_domain(&name) {
+            return Err(Unauthenticated::Claims);
+        }
         agent_name(&name).map(|()| name).map_err(|_| Unauthenticated::Claims)
     };
     let scopes = match &config.scope_claim {
@@ -111,6 +115,9 @@ pub(super) fn judge(told: &Told, claims: &Value, token: &Digest, rules: &Rules<'
     let teams: Vec<String> =
         listed(claims, &config.teams_claim)?.iter().map(|team| format!("{}{team}", config.prefix)).collect();
     let workload = config.workload_claim.as_deref().map(|name| text(claims, name)).transpose()?.flatten();
+    if workload.is_some_and(is_of_a_trust_domain) {
+        return Err(Unauthenticated::Claims);
+    }
     let agent = named(agent)?;
     let chain = chain(claims, &agent, named)?;
     let principal = Principal {
@@ -153,7 +160,9 @@ fn times(claims: &Value, rules: &Rules<'_>) -> Result<(Timestamp, Timestamp), Un
         return Err(Unauthenticated::Lifetime);
     }
     // one that does not say when it was issued is older than any revocation
-    let issued = Timestamp::from_second(issued.unwrap_or(0).min(now)).map_err(|_| Unauthenticated::NotYet)?;
+    // where the issuer's clock may be ahead, a revocation ends what was issued a moment after it by that clock
+    let issued = issued.map_or(0, |issued| issued.saturating_sub(rules.skew)).min(now);
+    let issued = Timestamp::from_second(issued).map_err(|_| Unauthenticated::NotYet)?;
     let until = Timestamp::from_second(until).map_err(|_| Unauthenticated::Lifetime)?;
     Ok((issued, until))
 }
@@ -184,9 +193,12 @@ fn listed(claims: &Value, name: &str) -> Result<Vec<String>, Unauthenticated> {
 
 /// A claim that is several words in a text, or a list of them.
 fn words(claims: &Value, name: &str) -> Result<Vec<String>, Unauthenticated> {
-    let Some(text) = claim(claims, name).and_then(Value::as_str) else { return listed(claims, name) };
-    let all: Vec<String> = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
-    if all.len() <= MOST && all.iter().all(|word| fits(word)) { Ok(all) } else { Err(Unauthenticated::Claims) }
+    let all = match claim(claims, name).and_then(Value::as_str) {
+        Some(text) => text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+        None => listed(claims, name)?,
+    };
+    // one with a space in it would be several where it is written beside others
+    if all.len() <= MOST && all.iter().all(|word| is_scope(word)) { Ok(all) } else { Err(Unauthenticated::Claims) }
 }
 
 /// The agents of `act` (RFC 8693, section 4.1), the first one first.
@@ -212,6 +224,11 @@ fn chain(
     }
     let mut seen = HashSet::from([agent]);
     if chain.iter().all(|name| seen.insert(name)) { Ok(chain) } else { Err(Unauthenticated::Chain) }
+}
+
+/// Whether only a SPIFFE trust domain may say so.
+fn is_of_a_trust_domain(name: &str) -> bool {
+    name.get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case("spiffe:"))
 }
 
 /// What names the token here and nowhere shows it.
@@ -292,7 +309,7 @@ mod tests {
         assert_eq!(principal.teams, ["corp/ops"]);
         assert_eq!(principal.scopes, ["read", "pay"]);
         assert_eq!(principal.credential, "login:j-1");
-        assert_eq!((principal.issued.as_second(), principal.expires.as_second()), (NOW - 10, NOW + 330));
+        assert_eq!((principal.issued.as_second(), principal.expires.as_second()), (NOW - 40, NOW + 330));
         assert_eq!((principal.assurance, bound), (Assurance::Bearer, None));
         assert!(principal.chain.is_empty() && principal.tools.is_none() && principal.workload.is_none());
         let with = |change: Change, config: &IssuerConfig| {
@@ -302,7 +319,8 @@ mod tests {
         };
         // a client that acts for nobody, a person's own token, one that acts for nobody because the operator says so
         assert_eq!(with(|it| it["sub"] = "clerk".into(), &config()).user, None);
-        let own = with(|it| it["client_id"] = Json::Null, &config());
+        let by_subject = IssuerConfig { agent_claim: Some("sub".to_owned()), ..config() };
+        let own = with(|it| it["client_id"] = Json::Null, &by_subject);
         assert_eq!((own.agent.as_str(), own.user.as_deref()), ("corp/u-1", Some("u-1")));
         assert_eq!(with(|_| {}, &IssuerConfig { user_claim: String::new(), ..config() }).user, None);
         let party = with(
@@ -400,6 +418,8 @@ mod tests {
             ("teams that are no texts", |it| it["realm"]["groups"] = json!([1]), Claims),
             ("too many teams", |it| it["realm"]["groups"] = json!(vec!["a"; 65]), Claims),
             ("too many scopes", |it| it["scope"] = vec!["a"; 65].join(" ").into(), Claims),
+            ("nobody but a person", |it| it["client_id"] = Json::Null, Claims),
+            ("a scope with a space in it", |it| it["scope"] = json!(["read pay"]), Claims),
             (
                 "nobody",
                 |it| {
@@ -440,6 +460,16 @@ mod tests {
         let untyped = IssuerConfig { types: vec![String::new()], ..config() };
         judged_as(&Told::Signed(None), &claims(), &untyped).unwrap();
         assert_eq!(judged(&claims(), &untyped).unwrap_err(), Kind);
+        for prefix in ["", "spiffe:"] {
+            let loose = IssuerConfig { prefix: prefix.to_owned(), ..config() };
+            let mut claims = claims();
+            claims["client_id"] = if prefix.is_empty() { "SPIFFE://td/w" } else { "//td/w" }.into();
+            assert_eq!(judged(&claims, &loose).unwrap_err(), Claims, "{prefix}");
+        }
+        let workload = IssuerConfig { workload_claim: Some("sub".to_owned()), ..config() };
+        let mut claims_of_a_workload = claims();
+        claims_of_a_workload["sub"] = "spiffe://td/w".into();
+        assert_eq!(judged(&claims_of_a_workload, &workload).unwrap_err(), Claims);
         let audience = IssuerConfig { audience: vec!["other".to_owned()], ..config() };
         assert_eq!(judged(&claims(), &audience).unwrap_err(), Audience);
         let bound = IssuerConfig { bound: true, ..config() };

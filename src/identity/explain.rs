@@ -94,14 +94,14 @@ impl Identity {
                     Ok(claims) => {
                         all.seen("signature", "by a key of its issuer");
                         let told = Told::Signed(jws.kind().map(str::to_owned));
-                        (self.mapped(one, &told, &claims, &digest), "claims")
+                        (self.mapped(one, &told, &claims, &jws.signed_digest()), "claims")
                     }
                     Err(why) => return all.stop("signature", &why, why.to_string()),
                 }
             }
             Whose::Opaque(one) => {
                 all.seen("issuer", format!("it says none; {} is asked", named(one)));
-                match one.told(token, &digest, now).await {
+                match one.told(token, &digest, (false, now)).await {
                     Ok(claims) => {
                         all.seen("introspection", "its issuer says that it is good");
                         (self.mapped(one, &Told::Asked, &claims, &digest), "claims")

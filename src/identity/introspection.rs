@@ -1,10 +1,14 @@
 //! Asking an issuer about a token that says nothing by itself (RFC 7662).
 
-use std::{collections::HashMap, sync::Mutex, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::Url;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     clock::Timestamp,
@@ -13,8 +17,12 @@ use crate::{
     oidc::{Issuer, Unreachable},
 };
 
-/// Questions that are under way at once.
-const AT_ONCE: usize = 16;
+/// Questions that are under way at once: about tokens that were good a moment ago, and about those of whom nothing is known.
+/// Whoever sends nonsense takes places of its own only.
+const AT_ONCE: usize = 32;
+const STRANGERS: usize = 16;
+/// How long a place is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Tokens of which it is remembered that they are none, and how long, seconds: else whoever sends nonsense has it asked for
 /// each time.
 const REMEMBERED: usize = 4_096;
@@ -25,15 +33,21 @@ const LIMITS: Limits = Limits { bytes: 64 << 10, depth: 16, nodes: 4_096 };
 pub(super) struct Introspection {
     config: IntrospectionConfig,
     places: Semaphore,
+    strangers: Semaphore,
     none: Mutex<HashMap<Digest, Timestamp>>,
+}
+
+fn says_refresh(told: &Value, name: &str) -> bool {
+    told.get(name).and_then(Value::as_str).is_some_and(|word| word.to_ascii_lowercase().starts_with("refresh"))
 }
 
 impl Introspection {
     pub(super) fn new(config: IntrospectionConfig) -> Self {
-        Self { config, places: Semaphore::new(AT_ONCE), none: Mutex::default() }
+        let (places, strangers) = (Semaphore::new(AT_ONCE), Semaphore::new(STRANGERS));
+        Self { config, places, strangers, none: Mutex::default() }
     }
 
-    /// What the issuer says of a token; `None` when it is not good, or none of its own.
+    /// What the issuer says of a token; `None` when it is not good, or none of its own. `before` says that it was good.
     ///
     /// # Errors
     /// [`Unreachable`]
@@ -42,13 +56,11 @@ impl Introspection {
         issuer: &Issuer,
         token: &str,
         digest: &Digest,
-        now: Timestamp,
+        (before, now): (bool, Timestamp),
     ) -> Result<Option<Value>, Unreachable> {
         if self.is_none(digest, now) {
             return Ok(None);
         }
-        let busy = || Unreachable(format!("the issuer `{}` is asked about too many tokens at once", issuer.name()));
-        let _place = self.places.try_acquire().map_err(|_| busy())?;
         let url = match &self.config.url {
             Some(url) => url.clone(),
             None => {
@@ -62,6 +74,9 @@ impl Introspection {
             .append_pair("token_type_hint", "access_token")
             .finish();
         let request = self.request(issuer, &url).body(body);
+        let busy = || Unreachable(format!("the issuer `{}` is asked about too many tokens at once", issuer.name()));
+        let places = if before { &self.places } else { &self.strangers };
+        let _place = timeout(PATIENCE, places.acquire()).await.map_err(|_| busy())?.map_err(|_| busy())?;
         let (status, text) = issuer.send(&url, request).await?;
         let wrong = |what: &str| Unreachable(format!("the issuer `{}` {what} when asked about a token", issuer.name()));
         if status != 200 {
@@ -69,6 +84,11 @@ impl Introspection {
         }
         let told = parse(&text, &LIMITS).map_err(|_| wrong("said what is no JSON that is let in"))?;
         match told.get("active").and_then(Value::as_bool) {
+            // a refresh token may be active too, and is not for sending here
+            Some(true) if ["token_use", "typ", "token_type"].iter().any(|name| says_refresh(&told, name)) => {
+                self.remember(*digest, now);
+                Ok(None)
+            }
             Some(true) => Ok(Some(told)),
             Some(false) => {
                 self.remember(*digest, now);

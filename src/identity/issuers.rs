@@ -76,9 +76,15 @@ impl One {
     ///
     /// # Errors
     /// [`Unauthenticated`]
-    pub(super) async fn told(&self, token: &str, digest: &Digest, now: Timestamp) -> Result<Value, Unauthenticated> {
+    pub(super) async fn told(
+        &self,
+        token: &str,
+        digest: &Digest,
+        (before, now): (bool, Timestamp),
+    ) -> Result<Value, Unauthenticated> {
         let introspection = self.introspection.as_ref().ok_or(Unauthenticated::Invalid)?;
-        let told = introspection.ask(&self.issuer, token, digest, now).await.map_err(|why| unavailable(&why))?;
+        let told =
+            introspection.ask(&self.issuer, token, digest, (before, now)).await.map_err(|why| unavailable(&why))?;
         told.ok_or(Unauthenticated::Revoked)
     }
 }

@@ -20,7 +20,7 @@ pub use own::{Bound, Minted, is_own};
 pub use refused::Unauthenticated;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -76,6 +76,8 @@ pub struct Identity {
     audience: String,
     max_ttl: Duration,
     issuers: Issuers,
+    /// Who may vouch for an agent, as principals name them.
+    believed: HashSet<String>,
     remembered: RwLock<HashMap<Digest, Remembered>>,
     /// Proofs of possession that were used since the start.
     used: Used,
@@ -100,7 +102,7 @@ impl fmt::Debug for Identity {
 }
 
 /// What came with a request to show who sends it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Presented<'a> {
     /// The token, without the word before it.
     pub token: Option<&'a str>,
@@ -114,6 +116,16 @@ pub struct Presented<'a> {
     pub url: &'a str,
     /// The certificate that the client showed in the handshake of TLS.
     pub certificate: Option<&'a ClientCertificate>,
+}
+
+impl fmt::Debug for Presented<'_> {
+    /// Without token and proof.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented")
+            .field("scheme", &self.scheme)
+            .field("certificate", &self.certificate)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Presented<'a> {
@@ -184,6 +196,7 @@ impl Identity {
             audience,
             max_ttl: config.max_ttl,
             issuers: Issuers::new(config, resolver)?,
+            believed: believed(config),
             remembered: RwLock::default(),
             used: Used::default(),
             started: clock.now(),
@@ -284,7 +297,7 @@ impl Identity {
         if let Some(Remembered { known, .. }) = known.filter(|remembered| now < remembered.until) {
             return Ok(known);
         }
-        let judged = self.judge(token, &digest, now).await;
+        let judged = self.judge(token, &digest, (before, now)).await;
         if judged.is_err() && !before {
             return judged.map(|(known, _)| known);
         }
@@ -307,7 +320,7 @@ impl Identity {
         &self,
         token: &str,
         digest: &Digest,
-        now: Timestamp,
+        (before, now): (bool, Timestamp),
     ) -> Result<(Known, Option<Timestamp>), Unauthenticated> {
         let whose = match self.issuers.whose(token) {
             // an SVID need not say its issuer
@@ -316,16 +329,20 @@ impl Identity {
             }
             whose => whose?,
         };
-        let (one, claims, told) = match whose {
+        // another spelling of a signature makes another text, and the same token
+        let (one, claims, told, named_by) = match whose {
             Whose::Own => {
                 let known = self.verify(token)?;
                 let until = known.principal.expires;
                 return Ok((known, Some(until)));
             }
-            Whose::Signed(one, jws) => (one, one.signed(&jws).await?, Told::Signed(jws.kind().map(str::to_owned))),
-            Whose::Opaque(one) => (one, one.told(token, digest, now).await?, Told::Asked),
+            Whose::Signed(one, jws) => {
+                let (claims, kind) = (one.signed(&jws).await?, jws.kind().map(str::to_owned));
+                (one, claims, Told::Signed(kind), jws.signed_digest())
+            }
+            Whose::Opaque(one) => (one, one.told(token, digest, (before, now)).await?, Told::Asked, *digest),
         };
-        let known = self.issuers.judge(one, &told, &claims, digest, (&self.audience, now))?;
+        let known = self.issuers.judge(one, &told, &claims, &named_by, (&self.audience, now))?;
         let until = one.until(&known, now);
         Ok((known, Some(until)))
     }
@@ -339,7 +356,12 @@ impl Identity {
         if token.is_empty() {
             return self.again(principal);
         }
-        self.again(&self.known(token).await?.principal)
+        match self.known(token).await {
+            Ok(known) => self.again(&known.principal),
+            // an issuer that cannot be asked ends nothing that is open; nothing new is let in meanwhile
+            Err(Unauthenticated::Unavailable) => self.again(principal),
+            Err(why) => Err(why),
+        }
     }
 
     /// Looks again at a principal that was identified before, for work that outlasts one request.
@@ -395,7 +417,10 @@ impl Identity {
             Some(token) => token.revoked,
             None if hold.issuer == STDIO_ISSUER => false,
             // another's: it was issued before it was used
-            None => views.revoked_until(&hold.agent).is_some_and(|until| hold.created <= until),
+            None => {
+                let mut hands = std::iter::once(&hold.agent).chain(&hold.claims.chain);
+                hands.any(|agent| views.revoked_until(agent).is_some_and(|until| hold.created <= until))
+            }
         }
     }
 
@@ -432,6 +457,10 @@ impl Identity {
         // no token can say so: none has that id
         if principal.issuer == STDIO_ISSUER && principal.credential == STDIO {
             return Ok(());
+        }
+        // who was believed when it was issued, or traded, may not be any more
+        if !self.believed.contains(&principal.issuer) {
+            return Err(Unauthenticated::Issuer);
         }
         let now = self.clock.now();
         if now < principal.issued {
@@ -609,6 +638,14 @@ const STDIO: &str = "stdio";
 
 /// Who vouches for it: the operator who started the process.
 const STDIO_ISSUER: &str = "countersign:stdio";
+
+/// Everybody who may vouch for an agent.
+fn believed(config: &IdentityConfig) -> HashSet<String> {
+    let issuers = config.issuers.values().map(|issuer| issuer.issuer.clone());
+    let domains = config.spiffe.keys().map(|domain| format!("spiffe://{domain}"));
+    let certificates = config.certificates.keys().map(|name| format!("certificate:{name}"));
+    issuers.chain(domains).chain(certificates).chain([ISSUER.to_owned()]).collect()
+}
 
 fn key_path(data: &Path) -> PathBuf {
     data.join("token.key")

@@ -223,6 +223,12 @@ impl Identity {
             return Err(Fault("the token would be longer than one that is taken".to_owned()));
         }
         let known = claims.known().map_err(|_| Fault("the token would not be read back".to_owned()))?;
+        // what is read back has to be what was meant: a name that becomes two, say, would make it wider
+        let said = Principal { issued: known.principal.issued, credential: credential.clone(), ..principal.clone() };
+        let said = Principal { assurance: known.principal.assurance, expires: known.principal.expires, ..said };
+        if *known.principal != said {
+            return Err(Fault("the token would say something else than was meant".to_owned()));
+        }
         let traded = Traded {
             parent,
             actor,
@@ -297,7 +303,7 @@ mod tests {
     fn wanted(now: Timestamp) -> Minted {
         let principal = Principal {
             agent: "corp/clerk".to_owned(),
-            issuer: "https://login.example.com".to_owned(),
+            issuer: ISSUER.to_owned(),
             user: Some("ann".to_owned()),
             task: Some("t".to_owned()),
             teams: vec!["ops".to_owned()],

@@ -772,7 +772,10 @@ impl Ledger {
         }
         for _ in 0..TURNS {
             let now = self.inner.clock.now();
-            let known = self.holds(|book| book.identical(binding_of(call), now).cloned());
+            let claims = claims_of(call.principal());
+            let act = bound_of(call, &claims);
+            let known =
+                self.holds(|book| book.identical(act.binding(), now).or_else(|| book.denied(&act, now)).cloned());
             if let Some(met) = known.and_then(|record| meet(&record, call, basis)) {
                 return met;
             }
@@ -1147,18 +1150,21 @@ fn claims_of(principal: &Principal) -> Claims {
 
 /// Which call it is.
 pub(super) fn binding_of(call: &Validated) -> crate::hold::Binding {
+    bound_of(call, &claims_of(call.principal())).binding()
+}
+
+fn bound_of<'a>(call: &'a Validated, claims: &'a Claims) -> Bound<'a> {
     let (principal, tool) = (call.principal(), call.tool());
     Bound {
         issuer: &principal.issuer,
         agent: &principal.agent,
         user: principal.user.as_deref(),
         task: principal.task.as_deref(),
-        claims: &claims_of(principal),
+        claims,
         method: call.operation().method(),
         tool: &tool.name,
         arguments: Digest::of(call.arguments().bytes()),
     }
-    .binding()
 }
 
 /// What an identical call meets in a hold; `None` when the hold is of another contract or other grants.

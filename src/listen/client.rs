@@ -18,6 +18,8 @@ use crate::{clock::Timestamp, json::Digest};
 pub struct ClientCertificate {
     /// The SHA-256 of the certificate: `x5t#S256` (RFC 8705).
     pub thumbprint: Digest,
+    /// The SHA-256 of what its authority signed, which names it: a signature may have several spellings.
+    pub signed: Digest,
     /// Who vouches for it.
     pub authority: Authority,
     /// URIs that it is for.
@@ -62,6 +64,7 @@ impl ClientCertificate {
         let time = |seconds| Timestamp::from_second(seconds).map_err(|_| NotVouched::Malformed("its times"));
         Ok(Self {
             thumbprint: Digest::of(chain.first().map(AsRef::as_ref).unwrap_or_default()),
+            signed: facts.signed,
             authority,
             uris: facts.uris,
             dns: facts.dns,
@@ -82,6 +85,7 @@ impl ClientCertificate {
         authorities.take("test", &[own], None).unwrap();
         Self {
             thumbprint,
+            signed: thumbprint,
             authority: Authority::Spiffe("test".to_owned()),
             uris: Vec::new(),
             dns: Vec::new(),

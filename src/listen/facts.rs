@@ -3,6 +3,8 @@
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
+use crate::json::Digest;
+
 /// Names of one certificate.
 const NAMES: usize = 64;
 /// Bytes of one name.
@@ -21,6 +23,8 @@ pub(super) struct Facts {
     pub(super) signs: bool,
     /// Its key usage says that it signs certificates or lists of revoked ones.
     pub(super) signs_certificates: bool,
+    /// SHA-256 of what its authority signed: the same for every spelling of the signature.
+    pub(super) signed: Digest,
 }
 
 impl Facts {
@@ -58,6 +62,7 @@ impl Facts {
             is_authority: constraints.is_some_and(|constraints| constraints.value.ca),
             signs: usage.is_some_and(|usage| usage.digital_signature()),
             signs_certificates: usage.is_some_and(|usage| usage.key_cert_sign() || usage.crl_sign()),
+            signed: Digest::of(certificate.tbs_certificate.as_ref()),
         })
     }
 }

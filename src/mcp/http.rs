@@ -35,7 +35,7 @@ use super::{
     road::Road,
 };
 use crate::{
-    call::{Assurance, Door, Fault, Identified},
+    call::{Door, Fault, Identified},
     config,
     identity::{Presented, Unauthenticated},
     json::{self, Limits, Value},
@@ -455,10 +455,8 @@ impl<R: Road> House<R> {
             Some(Arc::new(self.desk.open_session(id, who)?))
         };
         let (desk, principal) = (Arc::clone(&self.desk), Arc::clone(who.principal()));
-        // who came by the key of a certificate goes when nobody vouches for it any more
+        // who showed a certificate goes when nobody vouches for it any more
         let certificate = head.extensions.get::<Arc<ClientCertificate>>().cloned();
-        let certificate =
-            certificate.filter(|_| matches!(principal.assurance, Assurance::Certificate | Assurance::Bound));
         Ok(Peer {
             who: who.clone(),
             again: Arc::new(move || {

@@ -14,7 +14,7 @@ use crate::{
     identity::{Presented, Unauthenticated},
     json::{Object, Value},
     ledger::{Event, HoldChange, NotChanged, Reply},
-    pipeline::{HouseChange, Pipeline},
+    pipeline::{HouseChange, Pipeline, looks_after},
     upstream::{Change, Listing},
 };
 
@@ -289,8 +289,7 @@ impl Road for Arc<Pipeline> {
     }
 
     fn holds(&self, principal: &Principal) -> Vec<Record> {
-        let Principal { issuer, agent, user, task, chain, .. } = principal;
-        let own = |record: &&Record| record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref(), chain);
+        let own = |record: &&Record| looks_after(principal, &record.hold);
         self.ledger.holds(|book| book.iter().filter(own).cloned().collect())
     }
 

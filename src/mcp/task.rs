@@ -201,6 +201,8 @@ struct Whose {
     user: Option<String>,
     task: Option<String>,
     chain: Vec<String>,
+    tools: Option<Vec<String>>,
+    scopes: Vec<String>,
 }
 
 impl Whose {
@@ -211,6 +213,8 @@ impl Whose {
             user: principal.user.clone(),
             task: principal.task.clone(),
             chain: principal.chain.clone(),
+            tools: principal.tools.clone(),
+            scopes: principal.scopes.clone(),
         }
     }
 }

@@ -295,8 +295,7 @@ impl Pipeline {
     /// The hold of that id, if this principal asked for it: one of somebody else's looks like none.
     pub fn hold_of(&self, principal: &Principal, id: &str) -> Option<Record> {
         let record = self.ledger.holds(|book| book.get(&HoldId::read(id)?).cloned())?;
-        let Principal { issuer, agent, user, task, chain, .. } = principal;
-        record.hold.is_of(issuer, agent, user.as_deref(), task.as_deref(), chain).then_some(record)
+        looks_after(principal, &record.hold).then_some(record)
     }
 
     /// Withdraws a hold of this principal's; `None` when it has none of that id.
@@ -497,4 +496,18 @@ pub fn ended_as(hold: &Hold, phase: &Phase) -> Option<Refused> {
 fn progress(notice: &HoldNotice, waited: Duration) -> Object {
     let seconds = i64::try_from(waited.as_secs()).unwrap_or(i64::MAX);
     Object::new().with("progress", seconds).with("message", notice.sentence())
+}
+
+/// Whether a hold is this principal's to follow, run and withdraw: its agent asked for it, and its credential is for what was
+/// asked. One that was made narrower does not reach what is waiting for the one that it was made from.
+pub fn looks_after(principal: &Principal, hold: &Hold) -> bool {
+    let Principal { issuer, agent, user, task, chain, tools, scopes, .. } = principal;
+    let action = match Operation::read(&hold.method) {
+        Some(Operation::ReadResource) => "resource_read",
+        Some(Operation::GetPrompt) => "prompt_get",
+        _ => &hold.tool,
+    };
+    let reaches = tools.as_ref().is_none_or(|tools| tools.iter().any(|tool| tool == action));
+    let may = hold.claims.scopes.iter().all(|scope| scopes.contains(scope));
+    reaches && may && hold.is_of(issuer, agent, user.as_deref(), task.as_deref(), chain)
 }

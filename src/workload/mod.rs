@@ -187,7 +187,7 @@ impl Workloads {
         Ok(Workload {
             agent,
             id,
-            credential: format!("{issuer}:{}", svid::short(&certificate.thumbprint)),
+            credential: format!("{issuer}:{}", svid::short(&certificate.signed)),
             issuer,
             issued: certificate.not_before,
             expires: certificate.not_after,

@@ -61,7 +61,8 @@ pub(super) fn judge(domain: &Domain, token: &str, digest: Digest, now: Timestamp
     }
     let keys = domain.keys().ok_or(Unproven::Unavailable)?;
     let (claims, _) = jws.check(&keys).map_err(|_| Unproven::Signature)?;
-    let svid = Arc::new(read(domain, claims.clone(), &digest, now)?);
+    // another spelling of the signature makes another text, and the same token
+    let svid = Arc::new(read(domain, claims.clone(), &jws.signed_digest(), now)?);
     domain.remember(digest, &svid, &keys);
     Ok(svid)
 }
@@ -108,7 +109,8 @@ fn read(domain: &Domain, claims: Value, digest: &Digest, now: Timestamp) -> Resu
         id: Some(id.to_string()),
         issuer,
         credential,
-        issued: time(issued.min(now.as_second()))?,
+        // where its issuer's clock may be ahead, a revocation ends what was issued a moment after it by that clock
+        issued: time(issued.saturating_sub(SKEW).min(now.as_second()))?,
         expires: time(expires)?,
     };
     Ok(Svid { workload, claims })

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{Section, units};
-use crate::config::{ALGORITHMS, IdentityConfig, IntrospectionConfig, IssuerConfig};
+use crate::config::{ALGORITHMS, CertificatesConfig, IdentityConfig, IntrospectionConfig, IssuerConfig};
 
 /// Issuers of one house.
 const MOST: usize = 64;
@@ -22,8 +22,40 @@ impl Section<'_> {
         let certificates = self.certificates(folder, tls);
         let delegation = self.delegation(max_ttl);
         let clients = self.clients(folder);
+        self.check_names(&issuers, &certificates);
         self.finish();
         IdentityConfig { max_ttl, skew, issuers, spiffe, certificates, delegation, clients }
+    }
+
+    /// Nobody may name the agents of another without the configuration saying so: with an empty prefix it does.
+    fn check_names(
+        &self,
+        issuers: &BTreeMap<String, IssuerConfig>,
+        certificates: &BTreeMap<String, CertificatesConfig>,
+    ) {
+        let of_issuers = issuers.iter().map(|(name, issuer)| (format!("issuers.{name}"), issuer.prefix.as_str()));
+        let of_certificates = certificates
+            .iter()
+            .filter(|(_, certificates)| certificates.agents.is_empty())
+            .map(|(name, certificates)| (format!("certificates.{name}"), certificates.prefix.as_str()));
+        let mut all: Vec<(String, &str)> =
+            of_issuers.chain(of_certificates).filter(|(_, prefix)| !prefix.is_empty()).collect();
+        // what begins with another stands right behind it, or behind others that do
+        all.sort_by(|one, other| one.1.cmp(other.1));
+        for pair in all.windows(2) {
+            let [(one, short), (other, long)] = pair else { continue };
+            if long.starts_with(short) {
+                let problem =
+                    format!("`identity.{one}` and `identity.{other}` could name the same agents: `{short}`, `{long}`");
+                let hint = "give each a `prefix` that does not begin with another's";
+                self.reader.error(self.place.clone(), problem, Some(hint.to_owned()));
+            }
+        }
+        for name in ["spiffe", "certificate", "client"].into_iter().filter(|name| issuers.contains_key(*name)) {
+            let hint = "credentials of other kinds are named so in the ledger: call it otherwise";
+            let problem = format!("`{name}` is no name for an issuer");
+            self.reader.error(self.place.clone(), problem, Some(hint.to_owned()));
+        }
     }
 
     /// `[identity.issuers.NAME]`, by name.
@@ -113,7 +145,7 @@ impl Section<'_> {
         }
         let prefix = self.string("prefix").unwrap_or_else(|| format!("{name}/"));
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:/".contains(&byte);
-        if prefix.len() > 64 || !prefix.bytes().all(fits) {
+        if prefix.len() > 64 || !prefix.bytes().all(fits) || prefix.to_ascii_lowercase().starts_with("spiffe:") {
             self.error("prefix", "is none", "use at most 64 letters, digits and `._-@:/`, such as `corp/`");
         }
         let agent_claim = self.claim("agent_claim");
@@ -210,7 +242,7 @@ impl Section<'_> {
 }
 
 /// A scope, RFC 6749, section 3.3.
-pub(super) fn is_scope(text: &str) -> bool {
+pub(crate) fn is_scope(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
     (1..=128).contains(&text.len()) && text.bytes().all(fits)
 }

@@ -406,6 +406,28 @@ async fn a_hold_binds_what_the_credential_says_and_its_intent_names_the_chain() 
 }
 
 #[tokio::test]
+async fn a_denied_act_is_not_asked_again_with_a_narrower_credential_or_by_another_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = open(folder.path());
+    let _ann = Person::enrolled(&ledger, "ann", "owner", None).await;
+    let house = House::granting(HELD).of(delegated());
+    let hold = Arc::clone(house.park(&ledger, "rent").await.unwrap().hold());
+    ledger.deny(&hold.id, &hold.digest, "ann", "not this month").await.unwrap();
+    for other in [
+        delegated(),
+        Principal { chain: texts(&["another"]), ..delegated() },
+        Principal { scopes: texts(&["pay"]), ..delegated() },
+        Principal { tools: None, ..delegated() },
+        Principal { assurance: Assurance::Bearer, ..delegated() },
+    ] {
+        let other = House::granting(HELD).of(other);
+        let refused = other.park(&ledger, "rent").await.err().map(|refused| refused.code());
+        assert_eq!(refused, Some("denied_sticky"), "{:?}", other.who);
+    }
+    house.park(&ledger, "another rent").await.unwrap();
+}
+
+#[tokio::test]
 async fn an_entry_of_a_credential_that_says_no_more_has_no_more_members() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = open(folder.path());
