@@ -144,7 +144,8 @@ fn chain(parent: &Principal, actor: Option<&Principal>, label: Option<&str>) -> 
     }
     if let Some(label) = label {
         let last = chain.last().unwrap_or(&parent.agent);
-        chain.push(format!("{last}/{label}"));
+        // no agent's name has the sign between: nobody passes for one that was shown to be who it is
+        chain.push(format!("{last}#{label}"));
     }
     if chain.len() > CHAIN || chain.iter().any(|name| name.len() > 256) {
         return Err(Refused::ChainTooLong);

@@ -21,8 +21,9 @@ use crate::{
     call::{Fault, Principal},
     clock::Clock,
     config::{DelegationConfig, IdentityConfig},
+    dpop::Proof,
     identity::{Bound, Identity, Minted, Unauthenticated},
-    json::{Digest, Object, Value},
+    json::{Object, Value},
     ledger::Ledger,
     listen::ClientCertificate,
     reach::Resolver,
@@ -192,7 +193,8 @@ impl Authority {
         ))?;
         // who has a token that is bound has to show what it is bound to here too: else a stolen one were traded for another
         let proof = self.proof(identity, asked)?;
-        let judged = identity.subject(subject, proof, asked.certificate).await;
+        let key = proof.as_ref().map(|proof| proof.key);
+        let judged = identity.subject(subject, key, asked.certificate).await;
         let (parent, bound) = judged.map_err(|why| match why {
             Unauthenticated::ProofMissing | Unauthenticated::Certificate => Refused::ProofNeeded,
             why => Refused::Subject(why),
@@ -200,6 +202,7 @@ impl Authority {
         let parent = Arc::clone(parent.principal());
         let who = Arc::clone(&parent);
         let stopped = |refused| Stopped { refused, who: Some(Arc::clone(&who)) };
+        Self::use_up(identity, proof.as_ref()).map_err(stopped)?;
         let actor = match token(form, "actor_token", "actor_token_type").map_err(stopped)? {
             Some(actor) => Some(identity.actor(actor).await.map_err(|why| stopped(Refused::Actor(why)))?),
             None => None,
@@ -216,7 +219,7 @@ impl Authority {
         let child = exchange::child(&parent, actor_principal, &wanted, &bounds).map_err(stopped)?;
         self.room(&child).map_err(stopped)?;
         // a sub-agent whose own token is bound gets one that is bound to the same: only it can use it
-        let bound = actor.as_ref().and_then(|(_, bound)| *bound).or_else(|| proof.map(Bound::Key)).or(bound);
+        let bound = actor.as_ref().and_then(|(_, bound)| *bound).or_else(|| key.map(Bound::Key)).or(bound);
         let minted = Minted {
             principal: child,
             bound,
@@ -251,8 +254,9 @@ impl Authority {
         }
         self.resource(form, identity).map_err(stopped)?;
         let proof = self.proof(identity, asked).map_err(stopped)?;
+        Self::use_up(identity, proof.as_ref()).map_err(stopped)?;
         let certificate = asked.certificate.map(|certificate| Bound::Certificate(certificate.thumbprint));
-        let bound = proof.map(Bound::Key).or(certificate.filter(|_| client.bound()));
+        let bound = proof.map(|proof| Bound::Key(proof.key)).or(certificate.filter(|_| client.bound()));
         if client.bound() && bound.is_none() {
             return Err(stopped(Refused::ProofNeeded));
         }
@@ -268,10 +272,14 @@ impl Authority {
         Ok(self.granted(text, principal, bound, false))
     }
 
-    /// The key of the proof that came along, if one did.
-    fn proof(&self, identity: &Identity, asked: &Asked<'_>) -> Result<Option<Digest>, Refused> {
-        let judged = asked.proof.map(|proof| identity.proof_key(proof, "POST", &self.endpoint));
+    /// The proof that came along, if one did. It is not used up yet: nobody is known so far who could be held to it.
+    fn proof(&self, identity: &Identity, asked: &Asked<'_>) -> Result<Option<Proof>, Refused> {
+        let judged = asked.proof.map(|proof| identity.proof(proof, "POST", &self.endpoint));
         judged.transpose().map_err(Refused::Proof)
+    }
+
+    fn use_up(identity: &Identity, proof: Option<&Proof>) -> Result<(), Refused> {
+        proof.map_or(Ok(()), |proof| identity.use_up(proof)).map_err(Refused::Proof)
     }
 
     /// Checks that the token is asked for this server (RFC 8707), and for nothing else.
@@ -288,9 +296,10 @@ impl Authority {
     fn room(&self, child: &Principal) -> Result<(), Refused> {
         let (views, now) = (self.ledger.views(), self.clock.now());
         let (mut own, mut all) = (0, 0);
-        for (_, token) in views.tokens().filter(|(_, token)| token.traded) {
+        // one that has ended takes its place until it is forgotten: else short ones were without number
+        for (_, token) in views.tokens().filter(|(_, token)| token.traded && !token.is_forgotten(now)) {
             all += 1;
-            own += usize::from(token.agent == child.agent && token.is_good(now));
+            own += usize::from(token.agent == child.agent);
         }
         if own >= EACH || all >= ALL { Err(Refused::TooManyTokens) } else { Ok(()) }
     }

@@ -227,7 +227,7 @@ impl Identity {
     }
 
     /// Judges a token that is not what a request is sent with but what it is about: one that is to be traded. `key` is
-    /// that of a proof which came along and was judged by [`Identity::proof_key`].
+    /// that of a proof which came along and was judged by [`Identity::proof`].
     ///
     /// # Errors
     /// Why it is not accepted.
@@ -248,18 +248,22 @@ impl Identity {
         Ok((Identified::vouch(principal), bound))
     }
 
-    /// The key of a proof that came with a request which asks for a token (RFC 9449, section 5). It is used up.
+    /// The proof that came with a request which asks for a token (RFC 9449, section 5). It is not used up: that is for when
+    /// it is known who asks, or strangers could fill the memory of those that are.
     ///
     /// # Errors
     /// Why it shows nothing.
-    pub fn proof_key(&self, proof: &str, method: &str, url: &str) -> Result<Digest, Unauthenticated> {
-        self.take_proof(proof, &Asked { method, url, token: None, now: self.clock.now(), since: self.started })
+    pub fn proof(&self, proof: &str, method: &str, url: &str) -> Result<Proof, Unauthenticated> {
+        let asked = Asked { method, url, token: None, now: self.clock.now(), since: self.started };
+        Proof::judge(proof, &asked).map_err(Unauthenticated::Proof)
     }
 
-    fn take_proof(&self, proof: &str, asked: &Asked<'_>) -> Result<Digest, Unauthenticated> {
-        let proof = Proof::judge(proof, asked).map_err(Unauthenticated::Proof)?;
-        self.used.take(&proof, asked.now).map_err(Unauthenticated::Proof)?;
-        Ok(proof.key)
+    /// Takes such a proof for used.
+    ///
+    /// # Errors
+    /// That it was used before, or that there are too many.
+    pub fn use_up(&self, proof: &Proof) -> Result<(), Unauthenticated> {
+        self.used.take(proof, self.clock.now()).map_err(Unauthenticated::Proof)
     }
 
     /// Whether whoever sent a token has what it is bound to.
@@ -573,7 +577,8 @@ impl Identity {
     /// # Errors
     /// [`Fault`] when it cannot be recorded, or the agent has no such token.
     pub async fn revoke(&self, agent: &str, credential: Option<&str>) -> Result<(), Fault> {
-        agent_name(agent)?;
+        // a sub-agent that has but a label is an agent too
+        agent.split('#').try_for_each(agent_name)?;
         if let Some(credential) = credential {
             // what others issued is not known here
             let known = self.ledger.views().token(credential).is_some_and(|token| token.agent == agent);

@@ -62,7 +62,8 @@ impl Token {
         self.agent == agent || self.chain.iter().any(|name| name == agent)
     }
 
-    fn is_forgotten(&self, at: Timestamp) -> bool {
+    /// Whether nothing needs to be known of it any more.
+    pub(crate) fn is_forgotten(&self, at: Timestamp) -> bool {
         let after = if self.traded { REMEMBERED_TRADED } else { REMEMBERED };
         self.expires.saturating_add(after).is_ok_and(|end| end <= at)
     }

@@ -268,7 +268,7 @@ fn an_agent_trades_its_token_for_a_narrower_one_and_calls_with_it() {
     assert_eq!(issued[1]["parent"], issued[0]["credential"]);
     assert_eq!(issued[2]["parent"], issued[1]["credential"]);
     assert_eq!(issued[1]["tools"], json!(["up__bare", "up__echo"]));
-    assert_eq!(issued[2]["chain"], json!(["tester/scout", "tester/scout/two"]));
+    assert_eq!(issued[2]["chain"], json!(["tester#scout", "tester#scout#two"]));
     assert!(issued[0].get("parent").is_none());
     door.house.done(&["ledger", "verify", "data"]);
 }

@@ -117,7 +117,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "oidc",
         ],
     ),
-    ("authority", &["json", "clock", "call", "config", "listen", "reach", "jws", "oidc", "identity", "ledger"]),
+    ("authority", &["json", "clock", "call", "config", "listen", "reach", "jws", "dpop", "oidc", "identity", "ledger"]),
     ("notify", &["json", "clock", "display", "call", "secret_file", "upstream", "config", "reach"]),
     ("mcp", BELOW_THE_DOORS),
     ("http", BELOW_THE_DOORS),
