@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{DelegationConfig, IdentityConfig},
     dpop::Proof,
-    identity::{Bound, Identity, Minted, Unauthenticated},
+    identity::{origin, Bound, Identity, Minted, Unauthenticated},
     json::{Object, Value},
     ledger::Ledger,
     listen::ClientCertificate,
@@ -328,11 +328,4 @@ fn token<'f>(form: &'f Form, name: &str, kind: &str) -> Result<Option<&'f str>, 
             "a token has to come with its type: `urn:ietf:params:oauth:token-type:access_token`, or `…:jwt`",
         )),
     }
-}
-
-/// The origin of a URL: what stands before its path.
-fn origin(url: &str) -> &str {
-    let begin = url.find("://").map_or(0, |at| at + 3);
-    let end = url.get(begin..).and_then(|rest| rest.find('/')).map_or(url.len(), |at| begin + at);
-    url.get(..end).unwrap_or(url)
 }

@@ -78,6 +78,8 @@ pub struct Identity {
     issuers: Issuers,
     /// Who may vouch for an agent, as principals name them.
     believed: HashSet<String>,
+    /// Where clients get tokens of this server, if there are any.
+    own_server: Option<String>,
     remembered: RwLock<HashMap<Digest, Remembered>>,
     /// Proofs of possession that were used since the start.
     used: Used,
@@ -193,6 +195,7 @@ impl Identity {
             public,
             key_id,
             validation,
+            own_server: (!config.clients.is_empty()).then(|| origin(&audience).to_owned()),
             audience,
             max_ttl: config.max_ttl,
             issuers: Issuers::new(config, resolver)?,
@@ -597,9 +600,8 @@ impl Identity {
 
     /// Where protected resource metadata is served: the audience's origin, the well-known path, the resource's path.
     pub fn metadata_url(&self) -> String {
-        let scheme_end = self.audience.find("://").map_or(0, |at| at + 3);
-        let path_start = self.audience.get(scheme_end..).and_then(|rest| rest.find('/')).map(|at| scheme_end + at);
-        let (origin, path) = self.audience.split_at(path_start.unwrap_or(self.audience.len()));
+        let origin = origin(&self.audience);
+        let path = self.audience.strip_prefix(origin).unwrap_or_default();
         format!("{origin}/.well-known/oauth-protected-resource{path}")
     }
 
@@ -608,7 +610,9 @@ impl Identity {
         let strings = |all: Vec<String>| Value::Array(all.into_iter().map(Value::from).collect());
         let algorithms = PROOF_ALGORITHMS.map(str::to_owned).to_vec();
         let mut metadata = Object::new().with("resource", self.audience.as_str()).with("resource_name", "Countersign");
-        let servers = self.issuers.advertised();
+        let mut servers = self.issuers.advertised();
+        // last: who takes the first one is a person's client more often than not
+        servers.extend(self.own_server.clone());
         if !servers.is_empty() {
             metadata.insert("authorization_servers", strings(servers));
         }
@@ -650,6 +654,13 @@ fn believed(config: &IdentityConfig) -> HashSet<String> {
     let domains = config.spiffe.keys().map(|domain| format!("spiffe://{domain}"));
     let certificates = config.certificates.keys().map(|name| format!("certificate:{name}"));
     issuers.chain(domains).chain(certificates).chain([ISSUER.to_owned()]).collect()
+}
+
+/// The origin of a URL: what stands before its path.
+pub(crate) fn origin(url: &str) -> &str {
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    let end = url.get(begin..).and_then(|rest| rest.find('/')).map_or(url.len(), |at| begin + at);
+    url.get(..end).unwrap_or(url)
 }
 
 fn key_path(data: &Path) -> PathBuf {

@@ -174,10 +174,12 @@ impl Drawer {
         let held = match secret_file::read(&path)?.map(Zeroizing::new) {
             None => None,
             Some(text) => {
-                let account: Account = serde_json::from_slice(&text).map_err(|_| {
-                    Fault(format!("`{}` cannot be read: remove it, and connect the account anew", path.display()))
-                })?;
-                (account.v == 1).then_some(account)
+                // one tool server's account is no reason for the others to be gone
+                let account = serde_json::from_slice::<Account>(&text).ok().filter(|account| account.v == 1);
+                if account.is_none() {
+                    tracing::error!(file = %path.display(), "an account cannot be read: connect it anew");
+                }
+                account
             }
         };
         let held = Mutex::new(Held { account: held, failed: None });

@@ -279,7 +279,7 @@ impl LeasesOf {
     ) -> Result<Option<Arc<Lease>>, NoLease> {
         let Some(source) = self.leases.inner.sources.get(&self.upstream) else { return Ok(None) };
         let behalf = match source.flow() {
-            Some(Flow::TokenExchange) => Some(behalf_of(principal)?),
+            Some(Flow::TokenExchange) => Some(behalf_of(principal, source.users_of())?),
             _ => None,
         };
         let key = Key { upstream: self.upstream.clone(), behalf };
@@ -354,11 +354,15 @@ impl LeasesOf {
 }
 
 /// On whose behalf a call is.
-fn behalf_of(principal: &Principal) -> Result<Behalf, NoLease> {
+fn behalf_of(principal: &Principal, users_of: &[String]) -> Result<Behalf, NoLease> {
     let Some(user) = principal.user.clone() else {
         let why = "it is called on behalf of users, and this call names none";
         return Err(NoLease { refused: Refused::UserRequired, why: why.to_owned() });
     };
+    if !users_of.contains(&principal.issuer) {
+        let why = format!("the users of `{}` are none of its authorization server's: see `users_of`", principal.issuer);
+        return Err(NoLease { refused: Refused::UserRequired, why });
+    }
     let mut agents = principal.chain.clone();
     if !agents.contains(&principal.agent) {
         agents.insert(0, principal.agent.clone());
@@ -371,6 +375,13 @@ impl Source {
         match &self.auth {
             UpstreamAuth::OAuth(oauth) => Some(&oauth.flow),
             _ => None,
+        }
+    }
+
+    fn users_of(&self) -> &[String] {
+        match &self.auth {
+            UpstreamAuth::OAuth(oauth) => &oauth.users_of,
+            _ => &[],
         }
     }
 

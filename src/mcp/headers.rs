@@ -126,7 +126,8 @@ pub(super) struct Sent<'h> {
 /// # Errors
 /// `()` when there is something that is no single token of a scheme that is known, several proofs, or a token in the query.
 pub(super) fn credential<'h>(uri: &Uri, headers: &'h HeaderMap) -> Result<Sent<'h>, ()> {
-    if uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("access_token"))) {
+    let in_the_url = |query: &str| url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token");
+    if uri.query().is_some_and(in_the_url) {
         return Err(());
     }
     let proof = only(headers, "dpop").map_err(drop)?;
@@ -384,8 +385,10 @@ mod tests {
         }
         let twice = headers(&[("authorization", "Bearer a"), ("authorization", "Bearer a")]);
         assert_eq!(token(&uri, &twice), Err(()));
-        let query = Uri::from_static("/mcp?x=1&access_token=a");
-        assert_eq!(token(&query, &headers(&[("authorization", "Bearer a")])), Err(()));
+        for query in ["/mcp?x=1&access_token=a", "/mcp?access%5Ftoken=a", "/mcp?access_token"] {
+            let query = Uri::from_static(query);
+            assert_eq!(token(&query, &headers(&[("authorization", "Bearer a")])), Err(()));
+        }
     }
 
     #[test]

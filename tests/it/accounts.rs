@@ -29,6 +29,7 @@ fn open(server: &TokenServer) -> Api {
             scopes: vec!["openid".to_owned(), "mail".to_owned()],
             audience: None,
             resource: Some("https://up.example/mcp".to_owned()),
+            users_of: Vec::new(),
             allow_private: true,
         }));
     })

@@ -13,7 +13,7 @@ const KINDS: [&str; 7] =
 const OAUTH: &[&str] = &["client_credentials", "refresh_token", "authorization_code", "token_exchange"];
 
 /// Every key besides `kind`, and the kinds that it goes with.
-const KEYS: [(&str, &[&str]); 18] = [
+const KEYS: [(&str, &[&str]); 19] = [
     ("token", &["bearer"]),
     ("name", &["header"]),
     ("value", &["header"]),
@@ -30,6 +30,7 @@ const KEYS: [(&str, &[&str]); 18] = [
     ("scopes", OAUTH),
     ("audience", OAUTH),
     ("resource", OAUTH),
+    ("users_of", &["token_exchange"]),
     ("allow_private", OAUTH),
     ("kind", &KINDS),
 ];
@@ -168,6 +169,11 @@ impl Section<'_> {
         if audience.as_ref().is_some_and(|audience| !printable(audience)) {
             self.error("audience", "is no audience", "it has 1 to 256 ASCII letters without spaces");
         }
+        // who an agent says that it acts for is known by whoever vouches for the agent: two issuers' `ann` may be two
+        let users_of = self.strings("users_of").unwrap_or_else(|| vec!["countersign".to_owned()]);
+        if users_of.is_empty() {
+            self.error("users_of", "names nobody", "leave it out for tokens of this server, or name issuers as tokens have them");
+        }
         let resource = self.resource(url);
         let server = self.oauth_server(flow.as_ref(), allow_private);
         Some(UpstreamAuth::OAuth(Box::new(OAuth {
@@ -179,6 +185,7 @@ impl Section<'_> {
             scopes,
             audience,
             resource,
+            users_of,
             allow_private,
         })))
     }
