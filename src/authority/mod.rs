@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{DelegationConfig, IdentityConfig},
     dpop::Proof,
-    identity::{origin, Bound, Identity, Minted, Unauthenticated},
+    identity::{Bound, Identity, Minted, Unauthenticated, origin},
     json::{Object, Value},
     ledger::Ledger,
     listen::ClientCertificate,

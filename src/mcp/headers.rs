@@ -126,7 +126,8 @@ pub(super) struct Sent<'h> {
 /// # Errors
 /// `()` when there is something that is no single token of a scheme that is known, several proofs, or a token in the query.
 pub(super) fn credential<'h>(uri: &Uri, headers: &'h HeaderMap) -> Result<Sent<'h>, ()> {
-    let in_the_url = |query: &str| url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token");
+    let in_the_url =
+        |query: &str| url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token");
     if uri.query().is_some_and(in_the_url) {
         return Err(());
     }

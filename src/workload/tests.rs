@@ -75,7 +75,7 @@ fn a_jwt_svid_is_judged_by_all_that_it_has_to_say() {
     );
     assert_eq!(
         (good.credential.as_str(), good.issued, good.expires),
-        ("spiffe://example.org:j1", at(NOW - 10), at(NOW + 290))
+        ("spiffe://example.org:j1", at(NOW - 40), at(NOW + 290))
     );
 
     let header = |header: Value| key.sign_under(&header, &claims());

@@ -265,8 +265,7 @@ CHECKS = [
     machine_steps_up,
     person_steps_up,
     revoked_in_the_middle,
-    # 1.x names no resource where the metadata of the resource names no authorization server
-    *([by_our_own_endpoint] if NEW else []),
+    by_our_own_endpoint,
 ]
 
 

@@ -247,7 +247,7 @@ fn an_agent_trades_its_token_for_a_narrower_one_and_calls_with_it() {
     assert!(said.get("scope").is_none());
     let says = claims(&child);
     assert_eq!((&says["sub"], &says["user"], &says["task"]), (&json!("tester"), &json!("ann"), &json!("release-42")));
-    assert_eq!(says["act"], json!({"sub": "tester/scout"}));
+    assert_eq!(says["act"], json!({"sub": "tester#scout"}));
     assert_eq!(
         (says["aud"].as_str(), says["exp"].as_i64()),
         (Some(&*door.resource()), Some(says["iat"].as_i64().unwrap() + 60))
@@ -258,7 +258,7 @@ fn an_agent_trades_its_token_for_a_narrower_one_and_calls_with_it() {
     door.call(&token, "up__secret").unwrap();
     // a child of the child, handed on
     let grandchild = door.child(&child, &[("tools", "up__echo"), ("agent", "two")]);
-    assert_eq!(claims(&grandchild)["act"], json!({"sub": "tester/scout/two", "act": {"sub": "tester/scout"}}));
+    assert_eq!(claims(&grandchild)["act"], json!({"sub": "tester#scout#two", "act": {"sub": "tester#scout"}}));
     door.call(&grandchild, "up__echo").unwrap();
     assert_eq!(door.call(&grandchild, "up__bare"), Err("unknown_tool".to_owned()));
     let entries = door.house.entries();
@@ -727,6 +727,33 @@ fn a_hold_of_a_child_is_void_when_its_parent_is_revoked() {
 }
 
 #[test]
+fn a_narrower_token_does_not_reach_the_holds_of_the_one_that_it_was_made_from() {
+    let door = Door::open("", HELD);
+    let root = door.house.token("tester", &[]);
+    let waiting = door.hold(&root, "x");
+    let held = door.house.entries().into_iter().rfind(|entry| kind_of(entry) == "call.held").unwrap();
+    let hold = held["entry"]["hold"].as_str().unwrap().to_owned();
+    let (narrow, same) = (door.child(&root, &[("tools", "up__bare")]), door.child(&root, &[]));
+    let ask = |token: &str, method: &str| {
+        let client = crate::wire::META.replace(
+            r#""io.modelcontextprotocol/clientCapabilities":{}"#,
+            r#""io.modelcontextprotocol/clientCapabilities":{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#,
+        );
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"taskId":"{hold}","_meta":{client}}}}}"#
+        );
+        let request = Request::envelope(method, Some(&hold), &body);
+        request.send(door.house.mcp, Some(token)).code().is_some()
+    };
+    for method in ["tasks/get", "tasks/cancel"] {
+        assert!(ask(&narrow, method), "{method}: to a token for something else it is not there");
+    }
+    assert!(!ask(&same, "tasks/get"), "a token for as much meets it");
+    assert_eq!(door.house.count("hold.cancelled"), 0);
+    drop(waiting);
+}
+
+#[test]
 fn the_requests_in_the_document_do_what_it_says() {
     let clients = CLIENTS.replace("agent = \"tester\"", "agent = \"ci-bot\"").replace("\"pay\"", "\"deploy\"");
     let door = Door::open(&clients, EVERYTHING);
@@ -749,7 +776,7 @@ fn the_requests_in_the_document_do_what_it_says() {
         if request.contains("client_credentials") {
             assert_eq!((&claims["sub"], &claims["scope"]), (&json!("ci-bot"), &json!("deploy")));
         } else {
-            assert_eq!((&claims["act"]["sub"], &claims["tools"]), (&json!("tester/scout"), &json!(["bank__balance"])));
+            assert_eq!((&claims["act"]["sub"], &claims["tools"]), (&json!("tester#scout"), &json!(["bank__balance"])));
             assert_eq!(said["expires_in"], 60);
         }
     }

@@ -172,7 +172,11 @@ impl Section<'_> {
         // who an agent says that it acts for is known by whoever vouches for the agent: two issuers' `ann` may be two
         let users_of = self.strings("users_of").unwrap_or_else(|| vec!["countersign".to_owned()]);
         if users_of.is_empty() {
-            self.error("users_of", "names nobody", "leave it out for tokens of this server, or name issuers as tokens have them");
+            self.error(
+                "users_of",
+                "names nobody",
+                "leave it out for tokens of this server, or name issuers as tokens have them",
+            );
         }
         let resource = self.resource(url);
         let server = self.oauth_server(flow.as_ref(), allow_private);
