@@ -49,6 +49,27 @@ fn what_another_issuers_token_says_decides_is_held_to_and_is_written_down() {
         (json!("corp/bot"), json!(issuer.url("")), json!("corp:1"))
     );
 
+    // a token is looked into without being shown: one that is good, one for somebody else, and one that is none
+    let good = token(json!({"jti": "9"}));
+    let foreign = token(json!({"jti": "10", "aud": "another"}));
+    for (token, stage, refused) in [
+        (&*good, "ledger", Value::Null),
+        (&foreign, "claims", json!("token_audience")),
+        ("x", "issuer", json!("token_invalid")),
+    ] {
+        let done = house.run(&["identity", "check", token, "--json"]);
+        assert_eq!(done.status.code(), Some(i32::from(!refused.is_null())), "{done:?}");
+        let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let last = told["stages"].as_array().unwrap().last().unwrap();
+        assert_eq!((&last["stage"], &last["refused"]), (&json!(stage), &refused), "{told}");
+        assert_eq!(told["accepted"], refused.is_null());
+        let text = house.run(&["identity", "check", token]);
+        let shown = format!("{}{}", String::from_utf8_lossy(&text.stdout), String::from_utf8_lossy(&text.stderr));
+        for part in token.split('.').filter(|part| part.len() > 20) {
+            assert!(!shown.contains(part) && !told.to_string().contains(part), "{shown}");
+        }
+    }
+
     let added: Value =
         serde_json::from_str(&house.done(&["approver", "add", "ann", "--role", "owner", "--json"])).unwrap();
     let send = |path: &str, body: &Value| {
