@@ -34,7 +34,7 @@ use crate::{
     },
     display,
     grant::{ConfigError, Grants, Past, Sessions, Source},
-    identity::Identity,
+    identity::{self, Identity},
     json::{Canonical, Digest},
     lease::{Leases, OwnKey},
     ledger::{Event, Filter, Ledger, NotOpened, Options, Recovery},
@@ -249,8 +249,9 @@ impl House {
         let authority = Authority::open(&config.identity, &endpoint, &resolver, ledger.clone(), clock.clone())?;
         let approvers = Approvers::open(&config.data, ledger.clone(), clock.clone())?;
         let leases = {
-            let signs = OwnKey::open(&config.data.join("token.key"), &config.agents_origin(), clock.clone())?;
-            let resolver: Arc<dyn Resolver> = Arc::new(reach::System);
+            let signer = identity.signer();
+            let issuer = identity::origin(&endpoint).to_owned();
+            let signs = OwnKey::new(Box::new(move |claims| signer.sign(claims)), issuer, clock.clone());
             Leases::open(&config.upstreams, &config.data, ledger.clone(), Arc::new(signs), &resolver, clock.clone())?
         };
         let session_key = session_key(&config.data)?;

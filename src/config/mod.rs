@@ -76,12 +76,6 @@ impl Config {
         }
     }
 
-    /// The origin that agents reach us by: who we are to authorization servers.
-    pub fn agents_origin(&self) -> String {
-        let endpoint = self.endpoint();
-        reqwest::Url::parse(&endpoint).map_or(endpoint, |url| url.origin().ascii_serialization())
-    }
-
     /// The URL that people reach the console by, without a slash at its end: links to holds begin with it.
     pub fn console_url(&self) -> String {
         self.console.origin(self.console.listen)

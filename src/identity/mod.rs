@@ -16,7 +16,7 @@ mod workloads;
 
 pub use claims::LONGEST_CHAIN;
 pub use explain::{Explanation, Stage};
-pub use own::{Bound, Minted, is_own};
+pub use own::{Bound, Minted, Signer, is_own};
 pub use refused::Unauthenticated;
 
 use std::{
@@ -67,11 +67,10 @@ const LONGEST: usize = 8 << 10;
 
 /// Judges credentials, and issues our own.
 pub struct Identity {
-    signing: EncodingKey,
+    signer: Signer,
     verifying: DecodingKey,
-    /// The public key, and what it is called.
+    /// The public key.
     public: Object,
-    key_id: String,
     validation: Validation,
     audience: String,
     max_ttl: Duration,
@@ -190,10 +189,9 @@ impl Identity {
         // expiry is judged by our own clock, at every call
         validation.validate_exp = false;
         Ok(Self {
-            signing: EncodingKey::from_ed_der(&pkcs8),
+            signer: Signer { signing: EncodingKey::from_ed_der(&pkcs8), key_id },
             verifying: DecodingKey::from_ed_der(pair.public_key().as_ref()),
             public,
-            key_id,
             validation,
             own_server: (!config.clients.is_empty()).then(|| origin(&audience).to_owned()),
             audience,
@@ -817,7 +815,7 @@ mod tests {
             ("other claims", format!("{}.{}.{}", parts[0], part(&claims.replace("demo", "root")), parts[2]), Invalid),
             ("another audience", with("7400", "7500"), Invalid),
             ("another issuer", with(r#""iss":"countersign""#, r#""iss":"elsewhere""#), Issuer),
-            ("another type", jsonwebtoken::encode(&bare, &own, &house.identity.signing).unwrap(), Invalid),
+            ("another type", jsonwebtoken::encode(&bare, &own, &house.identity.signer.signing).unwrap(), Invalid),
             ("never issued", with("tok_", "tok_0"), Invalid),
             ("another agent's token id", with("demo", "root"), Invalid),
             ("too long", "a".repeat(LONGEST + 1), Invalid),

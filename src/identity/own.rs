@@ -1,10 +1,10 @@
 //! Our own tokens: what stands in them, how they are signed, and how others check that.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
 use super::{ISSUER, Identity, TYPE, Unauthenticated};
@@ -175,6 +175,37 @@ impl Claims {
     }
 }
 
+/// Signs with the key of our tokens.
+#[derive(Clone)]
+pub struct Signer {
+    pub(super) signing: EncodingKey,
+    pub(super) key_id: String,
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+impl Signer {
+    /// Signs claims for somebody else who checks them by [`Identity::keys`]. Their `typ` is not that of our tokens: this makes
+    /// none that is taken here.
+    ///
+    /// # Errors
+    /// [`Fault`] when they cannot be signed.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, Fault> {
+        self.signed("JWT", claims)
+    }
+
+    pub(super) fn signed(&self, kind: &str, claims: &impl Serialize) -> Result<String, Fault> {
+        let (typ, kid) = (Some(kind.to_owned()), Some(self.key_id.clone()));
+        let header = Header { typ, kid, ..Header::new(Algorithm::EdDSA) };
+        jsonwebtoken::encode(&header, claims, &self.signing)
+            .map_err(|_| Fault("the token could not be signed".to_owned()))
+    }
+}
+
 impl Identity {
     /// Judges the token of a sub-agent that something is handed to: who it is, and what its own token is bound to. That is not
     /// asked for, since what it gets is bound to the same, and good for nobody else.
@@ -250,25 +281,26 @@ impl Identity {
         Ok((token, known.principal))
     }
 
-    /// Signs claims with the key of our tokens, for somebody else who checks it by [`Identity::keys`]. Its `typ` is not that
-    /// of our tokens: it makes none that is taken here.
+    /// Signs for others with the key of our tokens.
+    pub fn signer(&self) -> Signer {
+        self.signer.clone()
+    }
+
+    /// Signs claims for somebody else, see [`Signer::sign`].
     ///
     /// # Errors
     /// [`Fault`] when they cannot be signed.
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, Fault> {
-        self.signed("JWT", claims)
+        self.signer.sign(claims)
     }
 
     pub(super) fn signed(&self, kind: &str, claims: &impl Serialize) -> Result<String, Fault> {
-        let (typ, kid) = (Some(kind.to_owned()), Some(self.key_id.clone()));
-        let header = Header { typ, kid, ..Header::new(Algorithm::EdDSA) };
-        jsonwebtoken::encode(&header, claims, &self.signing)
-            .map_err(|_| Fault("the token could not be signed".to_owned()))
+        self.signer.signed(kind, claims)
     }
 
     /// The public key of what is signed here, as a JWK set (RFC 7517, RFC 8037).
     pub fn keys(&self) -> String {
-        let key = self.public.clone().with("alg", "EdDSA").with("kid", self.key_id.as_str()).with("use", "sig");
+        let key = self.public.clone().with("alg", "EdDSA").with("kid", self.signer.key_id.as_str()).with("use", "sig");
         let set = Object::new().with("keys", vec![Value::Object(key)]);
         String::from_utf8(Value::Object(set).to_bytes()).unwrap_or_default()
     }

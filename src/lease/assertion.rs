@@ -1,11 +1,8 @@
 //! What we vouch for: which user a call is for, and through whose hands it came. An authorization server that knows our
 //! keys trades it for a token of its own (RFC 8693); the agent's own token stays here.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -13,8 +10,6 @@ use zeroize::Zeroizing;
 use crate::{
     call::Fault,
     clock::{Clock, ulid},
-    json::Digest,
-    secret_file,
 };
 
 /// How long an assertion is good.
@@ -42,17 +37,19 @@ pub trait Signs: Send + Sync + fmt::Debug {
     fn assertion(&self, behalf: &Behalf, audience: &str) -> Result<Zeroizing<String>, Fault>;
 }
 
-/// Signs with the key that this server's own tokens are signed with; which one, is published.
+/// Signs claims as a JWT with the key of this server's own tokens.
+pub type SignClaims = Box<dyn Fn(&Value) -> Result<String, Fault> + Send + Sync>;
+
+/// Vouches with that key; which one it is, is published.
 pub struct OwnKey {
-    signing: EncodingKey,
-    kid: String,
+    sign: SignClaims,
     issuer: String,
     clock: Clock,
 }
 
 impl fmt::Debug for OwnKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnKey").field("kid", &self.kid).field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("OwnKey").field("issuer", &self.issuer).finish_non_exhaustive()
     }
 }
 
@@ -74,19 +71,9 @@ struct Claims<'b> {
 }
 
 impl OwnKey {
-    /// Reads the key in PKCS#8 from `path`; `issuer` is who we are to authorization servers.
-    ///
-    /// # Errors
-    /// [`Fault`] when it cannot be read.
-    pub fn open(path: &Path, issuer: &str, clock: Clock) -> Result<Self, Fault> {
-        let none = || Fault(format!("`{}` is no signing key", path.display()));
-        let pkcs8 = Zeroizing::new(secret_file::read(path)?.ok_or_else(none)?);
-        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| none())?;
-        let public = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
-        // RFC 7638: the members that make the key, in order
-        let thumbprint = Digest::of(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}"#).as_bytes());
-        let kid = URL_SAFE_NO_PAD.encode(thumbprint.0);
-        Ok(Self { signing: EncodingKey::from_ed_der(&pkcs8), kid, issuer: issuer.to_owned(), clock })
+    /// `issuer` is who we are to authorization servers.
+    pub fn new(sign: SignClaims, issuer: String, clock: Clock) -> Self {
+        Self { sign, issuer, clock }
     }
 }
 
@@ -111,9 +98,8 @@ impl Signs for OwnKey {
             task: behalf.task.as_deref(),
             act,
         };
-        let header =
-            Header { typ: Some("JWT".to_owned()), kid: Some(self.kid.clone()), ..Header::new(Algorithm::EdDSA) };
-        let signed = jsonwebtoken::encode(&header, &claims, &self.signing);
-        signed.map(Zeroizing::new).map_err(|_| Fault("an assertion could not be signed".to_owned()))
+        let unsigned = || Fault("an assertion could not be written".to_owned());
+        let claims = serde_json::to_value(claims).map_err(|_| unsigned())?;
+        (self.sign)(&claims).map(Zeroizing::new)
     }
 }

@@ -17,7 +17,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use assertion::{Behalf, OwnKey, Signs};
+pub use assertion::{Behalf, OwnKey, SignClaims, Signs};
 pub use connect::{AccountState, Begun, Came, NotConnected};
 
 use std::{
