@@ -60,6 +60,8 @@ pub struct OAuth {
     pub audience: Option<String>,
     /// `resource` (RFC 8707): the tool server's URL, unless another is given; empty, and none is named.
     pub resource: Option<String>,
+    /// `role`: the approvers who may connect and disconnect the account of `authorization_code`; any, without.
+    pub role: Option<String>,
     /// `users_of`: issuers whose users are the authorization server's, for `token_exchange`.
     pub users_of: Vec<String>,
     /// `allow_private`: addresses that are not of the public internet are meant.

@@ -1,7 +1,7 @@
 //! Connecting an account with a tool server: an approver is sent to its authorization server and comes back with a code
 //! (RFC 6749, section 4.1, with RFC 7636 and RFC 9207).
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use oauth2::{
@@ -35,8 +35,7 @@ pub struct AccountState {
     pub failed: Option<(String, Timestamp)>,
 }
 
-/// Somebody who is sent to an authorization server.
-#[derive(Debug)]
+/// Somebody who is sent to an authorization server. It is never shown: what belongs to it is a secret.
 pub struct Begun {
     /// Where to.
     pub url: Url,
@@ -79,6 +78,8 @@ pub enum NotConnected {
     Mixed,
     /// The server gave nothing for its code.
     Code,
+    /// The approver has not the role that it takes.
+    Role(String),
     /// Ours.
     Fault(Fault),
 }
@@ -93,6 +94,7 @@ impl NotConnected {
             Self::State => "account_state_unknown",
             Self::Mixed => "account_server_mixed_up",
             Self::Code => "account_code_refused",
+            Self::Role(_) => "account_role_missing",
             Self::Fault(_) => "unavailable",
         }
     }
@@ -102,6 +104,9 @@ impl fmt::Display for NotConnected {
     /// What is wrong and what to do, for the approver.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Role(role) => {
+                return write!(f, "only approvers with the role `{role}` connect and disconnect this account");
+            }
             Self::Unknown => "no tool server of that name wants an account; look at `[upstreams.NAME.auth]`",
             Self::Unreachable(_) => "the authorization server cannot be asked; the log of countersign says why",
             Self::Declined => {
@@ -156,6 +161,18 @@ impl Leases {
             }
         };
         wanting.map(state).collect()
+    }
+
+    /// Whether who has these roles may connect the account of a tool server, or take it away.
+    ///
+    /// # Errors
+    /// [`NotConnected::Unknown`], [`NotConnected::Role`]
+    pub fn may_connect(&self, upstream: &UpstreamName, roles: &BTreeSet<String>) -> Result<(), NotConnected> {
+        let (_, server, _) = self.wants_account(upstream)?;
+        match &server.config().role {
+            Some(role) if !roles.contains(role) => Err(NotConnected::Role(role.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Sends somebody to the authorization server of a tool server; they come back to `redirect`.

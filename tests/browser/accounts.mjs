@@ -9,7 +9,8 @@ import { PASSPHRASE, open, until } from './house.mjs';
 import { act, on, signIn } from './pages.mjs';
 import { says } from './signed-in.mjs';
 
-const life = 3;
+/** Of an access token, in seconds: one that ends on its way to the tool server is refused there, and that is no fault. */
+const life = 8;
 
 export default async function accounts(rows, browser) {
   const port = await freePort();

@@ -29,6 +29,7 @@ fn open(server: &TokenServer) -> Api {
             scopes: vec!["openid".to_owned(), "mail".to_owned()],
             audience: None,
             resource: Some("https://up.example/mcp".to_owned()),
+            role: Some("finance".to_owned()),
             users_of: Vec::new(),
             allow_private: true,
         }));
@@ -74,6 +75,12 @@ fn an_approver_connects_an_account_and_takes_it_away() {
     assert_eq!(problem(&wrong), refusal(403, "passphrase_wrong"));
     assert!(server.everything().is_empty(), "nobody is asked for nothing");
 
+    api.enrol("bob", &["other"], &[], Some("ann"));
+    let mut without = Browser::new(&api);
+    without.sign_in("bob");
+    let refused = without.fill("/upstreams", "connect", &[("passphrase", &passphrase_of("bob"))]);
+    assert_eq!(problem(&refused), refusal(403, "account_role_missing"));
+
     let url = begin(&mut browser);
     assert!(url.as_str().starts_with(&format!("{}/authorize?", server.issuer())));
     let redirect = format!("http://{}/upstreams/up/callback", api.at);
@@ -108,6 +115,8 @@ fn an_approver_connects_an_account_and_takes_it_away() {
     let wrong = browser.fill("/upstreams", "disconnect", &[("passphrase", "another")]);
     assert_eq!(problem(&wrong), refusal(403, "passphrase_wrong"));
     assert!(call(&api, &bot).is_success());
+    let refused = without.fill("/upstreams", "disconnect", &[("passphrase", &passphrase_of("bob"))]);
+    assert_eq!(problem(&refused), refusal(403, "account_role_missing"));
     let gone = browser.fill("/upstreams", "disconnect", &[("passphrase", &passphrase_of("ann"))]);
     assert_eq!((gone.status, gone.header("location")), (303, Some("/upstreams")), "{gone:?}");
     assert_eq!(call(&api, &bot).reason().as_deref(), Some("account_not_connected"));

@@ -125,7 +125,7 @@ impl Section<'_> {
     }
 }
 
-fn is_role(role: &str) -> bool {
+pub(super) fn is_role(role: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=64).contains(&role.len()) && role.bytes().all(plain)
 }

@@ -13,7 +13,7 @@ const KINDS: [&str; 7] =
 const OAUTH: &[&str] = &["client_credentials", "refresh_token", "authorization_code", "token_exchange"];
 
 /// Every key besides `kind`, and the kinds that it goes with.
-const KEYS: [(&str, &[&str]); 19] = [
+const KEYS: [(&str, &[&str]); 20] = [
     ("token", &["bearer"]),
     ("name", &["header"]),
     ("value", &["header"]),
@@ -30,6 +30,7 @@ const KEYS: [(&str, &[&str]); 19] = [
     ("scopes", OAUTH),
     ("audience", OAUTH),
     ("resource", OAUTH),
+    ("role", &["authorization_code"]),
     ("users_of", &["token_exchange"]),
     ("allow_private", OAUTH),
     ("kind", &KINDS),
@@ -178,6 +179,10 @@ impl Section<'_> {
                 "leave it out for tokens of this server, or name issuers as tokens have them",
             );
         }
+        let role = self.string("role");
+        if role.as_ref().is_some_and(|role| !super::provider::is_role(role)) {
+            self.error("role", "is no role", "a role is 1 to 64 letters, digits, `-` and `_`");
+        }
         let resource = self.resource(url);
         let server = self.oauth_server(flow.as_ref(), allow_private);
         Some(UpstreamAuth::OAuth(Box::new(OAuth {
@@ -189,6 +194,7 @@ impl Section<'_> {
             scopes,
             audience,
             resource,
+            role,
             users_of,
             allow_private,
         })))

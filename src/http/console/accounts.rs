@@ -49,6 +49,12 @@ fn leases(doors: &Doors) -> &Leases {
     doors.pipeline.upstreams.leases()
 }
 
+/// Whether this approver may connect the account of that tool server, or take it away, as their roles are now.
+fn may(doors: &Doors, upstream: &UpstreamName, approver: &str) -> Result<(), Problem> {
+    let known = doors.pipeline.ledger.holds(|book| Some(book.roster().get(approver)?.roles.clone()));
+    leases(doors).may_connect(upstream, &known.unwrap_or_default()).map_err(Problem::Account)
+}
+
 /// The tool servers that want an account.
 pub(super) async fn page(State(doors): State<Arc<Doors>>, SignedIn(who): SignedIn) -> Response {
     shown(&doors, &who, None)
@@ -63,6 +69,9 @@ pub(super) async fn connect(State(doors): State<Arc<Doors>>, path: Named, act: A
     let checked = doors.pipeline.approvers.check(&who.approver, &passphrase, Way::Session(who.id)).await;
     if let Err(why) = checked {
         return Ok(shown(&doors, &who, Some(&Problem::of(why, Problem::PassphraseWrong))));
+    }
+    if let Err(problem) = may(&doors, &upstream, &who.approver) {
+        return Ok(shown(&doors, &who, Some(&problem)));
     }
     match leases(&doors).begin(&upstream, &way_in(&doors, &upstream)).await {
         Ok(Begun { url, state, verifier }) => {
@@ -93,6 +102,7 @@ pub(super) async fn disconnect(State(doors): State<Arc<Doors>>, path: Named, act
     let done = tokio::spawn(async move {
         let checked = house.pipeline.approvers.check(&approver, &passphrase, way).await;
         checked.map_err(|why| Problem::of(why, Problem::PassphraseWrong))?;
+        may(&house, &upstream, &approver)?;
         leases(&house).disconnect(&upstream, &approver).await.map_err(Problem::Account)
     });
     match done.await.map_err(|_| Fault("disconnecting an account was cut short".to_owned()))? {
@@ -131,6 +141,8 @@ async fn back(doors: &Arc<Doors>, upstream: UpstreamName, headers: &HeaderMap, u
     };
     let living = doors.pipeline.approvers.sessions.of(SessionId::read(session), now);
     let who = living.filter(|who| doors.is_theirs(who)).ok_or(Problem::SessionUnknown)?;
+    // their roles may have changed meanwhile
+    may(doors, &upstream, &who.approver)?;
     let came = Came { code: came.code, iss: came.iss, error: came.error, verifier: attempt.verifier };
     let house = Arc::clone(doors);
     // a code serves once: whoever goes away in the middle has connected the account all the same
