@@ -482,6 +482,50 @@ fn search_a_house_that_logs_in(log_format: &str) {
         let answer = request.send(house.mcp, token.as_deref());
         search.answer(format!("the answer to {what}"), &answer);
     }
+    // the token endpoint: a token that is traded, and what is refused there
+    let trade = |more: &str| {
+        let resource = format!("http://{}/mcp", house.mcp);
+        let form = format!("resource={resource}&{more}");
+        let mut request = Request::post(form).with("Content-Type", "application/x-www-form-urlencoded");
+        request.line = "POST /oauth/token HTTP/1.1".to_owned();
+        request.send(house.mcp, None)
+    };
+    const EXCHANGE: &str = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&\
+        subject_token_type=urn:ietf:params:oauth:token-type:access_token";
+    let given = trade(&format!("{EXCHANGE}&subject_token={token}&agent=scout&tools=up__echo&expires_in=60"));
+    assert_eq!(given.status, 200, "{given:?}");
+    let child = given.messages[0]["access_token"].as_str().unwrap().to_owned();
+    search.token("a token that was traded", &child);
+    assert!(call("up__echo", "a").send(house.mcp, Some(&child)).is_success());
+    let (of_subject, of_actor) = (search.plant("a subject token"), search.plant("an actor token"));
+    let of_assertion = search.plant("a client's assertion");
+    for (what, form) in [
+        ("a wider trade", format!("{EXCHANGE}&subject_token={child}&tools=up__write")),
+        ("a trade of what is none", format!("{EXCHANGE}&subject_token={of_subject}")),
+        ("a trade of a revoked token", format!("{EXCHANGE}&subject_token={revoked}")),
+        (
+            "a trade with an actor that is none",
+            format!(
+                "{EXCHANGE}&subject_token={token}&actor_token={of_actor}&\
+                 actor_token_type=urn:ietf:params:oauth:token-type:access_token"
+            ),
+        ),
+        (
+            "a client that shows nothing",
+            format!(
+                "grant_type=client_credentials&client_assertion={of_assertion}&\
+                 client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+            ),
+        ),
+    ] {
+        let refused = trade(&form);
+        assert!(refused.status >= 400, "{what}: {refused:?}");
+        search.answer(what, &refused);
+    }
+    for looked_into in [&token, &revoked, &child, &of_subject] {
+        let told = house.run(&["identity", "check", looked_into]);
+        search.at("`identity check`", format!("{told:?}"));
+    }
     assert!(call("leased__echo", "a").send(house.mcp, Some(&token)).is_success());
     let shown = |recorder: &Recorder, secret: &str| format!("{:?}", recorder.seen()).contains(secret);
     assert!(shown(&leased, LEASED) && !shown(&leased, &of_client) && shown(&upstream, &of_bearer), "leases are alive");
