@@ -2,7 +2,7 @@
 //!
 //! What it gives is a token of ours, and never one that may do more than what it was traded for: the new principal is made from
 //! the old one, and every dimension of it (tools, scopes, lifetime, task, who vouches, how sure that is) stays or gets
-//! smaller, see [`exchange`]. Who asks is judged by [`crate::identity`], revocation included; every token names its parent in
+//! smaller, see `exchange`. Who asks is judged by [`crate::identity`], revocation included; every token names its parent in
 //! the ledger, and ends with it.
 
 mod assertion;

@@ -1,7 +1,7 @@
 //! Who is calling: credentials in, principals out.
 //!
 //! A credential is an EdDSA JWT (RFC 7519, RFC 8037) that this server signed, for itself as audience
-//! (RFC 8707), or a token of somebody who the configuration says is believed ([`issuers`]). Ours is good while it has not
+//! (RFC 8707), or a token of somebody who the configuration says is believed (`issuers`). Ours is good while it has not
 //! expired and the ledger holds it issued and not revoked; another's while its issuer says so and the ledger does not hold
 //! it revoked. What is known of a token is remembered by its digest, for as long as it may be believed without looking
 //! again; expiry, revocation and what it is bound to are checked at every call.

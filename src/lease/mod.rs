@@ -1,6 +1,6 @@
 //! Leases: what tool servers are shown, had when a call needs it, for that tool server only, and for a time.
 //!
-//! A call has been permitted and recorded when [`LeasesOf::for_call`] is asked. What it gives is recorded too
+//! A call has been permitted and recorded when `LeasesOf::for_call` is asked. What it gives is recorded too
 //! (`credential.leased`) before anybody is shown it, is kept until it ends, and is fetched by one at a time; who waits for
 //! it waits no longer than their call may. A lease that a tool server does not take is dropped: no call is sent twice, and
 //! the next one gets another. Connecting, and listing what there is, needs no call: it has a lease of its own.
