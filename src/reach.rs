@@ -60,6 +60,21 @@ impl Rule {
             Reach::Public | Reach::Private | Reach::Loopback => Ok(()),
         }
     }
+
+    /// A URL that whoever is asked says is theirs: as safe as the one that they are asked by.
+    ///
+    /// # Errors
+    /// What it is not.
+    pub(crate) fn url(self, text: &str) -> Result<reqwest::Url, &'static str> {
+        let url = reqwest::Url::parse(text).ok().filter(reqwest::Url::has_host).ok_or("is no URL")?;
+        match url.scheme() {
+            "https" => {}
+            "http" if self.loopback_only => {}
+            _ => return Err("is not https"),
+        }
+        let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+        if bare { Ok(url) } else { Err("has a user, a password or a fragment in it") }
+    }
 }
 
 /// The client that connects to nothing else: no proxy, which would resolve the host once more, no redirects, and no

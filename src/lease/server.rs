@@ -245,7 +245,7 @@ impl Server {
         }
         let url = |name: &str| match member(name) {
             None => Ok(None),
-            Some(text) => self.url(text).map(Some).map_err(|why| self.wrong(&format!("its `{name}` {why}"))),
+            Some(text) => self.rule.url(text).map(Some).map_err(|why| self.wrong(&format!("its `{name}` {why}"))),
         };
         let ways = tree.get("token_endpoint_auth_methods_supported").and_then(Value::as_array).unwrap_or_default();
         let takes = |way: &str| ways.iter().any(|offered| offered.as_str() == Some(way));
@@ -257,18 +257,6 @@ impl Server {
                 == Some(true),
             post: takes("client_secret_post") && !takes("client_secret_basic"),
         })
-    }
-
-    /// A URL of the server's: as safe as its own.
-    fn url(&self, text: &str) -> Result<Url, &'static str> {
-        let url = Url::parse(text).ok().filter(Url::has_host).ok_or("is no URL")?;
-        match url.scheme() {
-            "https" => {}
-            "http" if self.rule.loopback_only => {}
-            _ => return Err("is not https"),
-        }
-        let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-        if bare { Ok(url) } else { Err("has a user, a password or a fragment in it") }
     }
 
     /// Asks for a token: what there is to say besides who asks, for what and with which scopes. Of what the endpoint says

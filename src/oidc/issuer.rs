@@ -311,7 +311,7 @@ impl Issuer {
         }
         let url = |name: &str| match member(name) {
             None => Ok(None),
-            Some(text) => self.url(text).map(Some).map_err(|why| self.wrong(&format!("its `{name}` {why}"))),
+            Some(text) => self.rule.url(text).map(Some).map_err(|why| self.wrong(&format!("its `{name}` {why}"))),
         };
         let words = |name: &str| -> Vec<String> {
             let listed = tree.get(name).and_then(Value::as_array).unwrap_or_default();
@@ -327,18 +327,6 @@ impl Issuer {
                 == Some(true),
             token_auth: words("token_endpoint_auth_methods_supported"),
         })
-    }
-
-    /// A URL of the issuer's: as safe as the issuer's own.
-    fn url(&self, text: &str) -> Result<Url, &'static str> {
-        let url = Url::parse(text).ok().filter(Url::has_host).ok_or("is no URL")?;
-        match url.scheme() {
-            "https" => {}
-            "http" if self.rule.loopback_only => {}
-            _ => return Err("is not https"),
-        }
-        let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-        if bare { Ok(url) } else { Err("has a user, a password or a fragment in it") }
     }
 
     async fn json(&self, url: &Url) -> Result<Vec<u8>, Unreachable> {

@@ -106,7 +106,7 @@ impl Section<'_> {
             bare && url.has_host()
         });
         let Some(url) = url else {
-            self.error(key, "is no URL", "write it as `https://login.example.com/keys`, without a user or a fragment");
+            self.error(key, "is no URL", "write it as `https://login.example.com/…`, without a user or a fragment");
             return None;
         };
         self.check_scheme(key, &url, allow_private);

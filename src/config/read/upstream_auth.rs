@@ -5,7 +5,7 @@ use std::path::Path;
 use reqwest::Url;
 use zeroize::Zeroizing;
 
-use super::{Section, is_loopback};
+use super::Section;
 use crate::config::upstream_auth::{ClientAuth, Flow, OAuth, OAuthServer, Secret, UpstreamAuth, is_ours};
 
 const KINDS: [&str; 7] =
@@ -223,7 +223,7 @@ impl Section<'_> {
     fn oauth_server(&mut self, flow: Option<&Flow>, allow_private: bool) -> Option<OAuthServer> {
         let (issuer, token) = (self.string("issuer"), self.string("token_url"));
         let authorization = self.string("authorization_url");
-        let authorization = authorization.and_then(|url| self.endpoint("authorization_url", &url, allow_private));
+        let authorization = authorization.and_then(|url| self.check_own_url("authorization_url", &url, allow_private));
         match (issuer, token) {
             (Some(_), Some(_)) => {
                 self.error("token_url", &format!("and `{}` are both there", self.path("issuer")), "keep one of them");
@@ -237,7 +237,7 @@ impl Section<'_> {
                 Some(OAuthServer::Issuer(issuer))
             }
             (None, Some(token)) => {
-                let token = self.endpoint("token_url", &token, allow_private);
+                let token = self.check_own_url("token_url", &token, allow_private);
                 if matches!(flow, Some(Flow::AuthorizationCode)) && self.lacks(&["authorization_url"]) {
                     let hint = "say where people are sent to, or give `issuer` instead of `token_url`";
                     self.error("authorization_url", "is missing", hint);
@@ -252,25 +252,5 @@ impl Section<'_> {
                 None
             }
         }
-    }
-
-    /// An endpoint of an authorization server: `https`, or `http` to this machine where that is said to be meant.
-    fn endpoint(&self, key: &str, text: &str, allow_private: bool) -> Option<Url> {
-        let url = Url::parse(text).ok().filter(|url| {
-            url.has_host() && url.username().is_empty() && url.password().is_none() && url.fragment().is_none()
-        });
-        let Some(url) = url else {
-            self.error(key, "is no URL", "write it as `https://login.example.com/token`");
-            return None;
-        };
-        match url.scheme() {
-            "https" => {}
-            "http" if is_loopback(&url) && allow_private => {}
-            "http" if is_loopback(&url) => {
-                self.error(key, "is on this machine", "say `allow_private = true` if that is meant");
-            }
-            _ => self.error(key, "is not https", "http is for servers on this machine only"),
-        }
-        Some(url)
     }
 }
